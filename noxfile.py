@@ -1,0 +1,215 @@
+"""Every check, and the demo. `nox` runs all that CI runs; `nox -s demo` trains a transformer.
+
+The packages are those in packages/; each is tested from its built wheel, with the versions of
+constraints.txt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent
+CORE = "athena-core"
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+WITH_ORACLES = [name for name in PACKAGES if (ROOT / "packages" / name / "tests" / "oracles").is_dir()]
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = (
+    "lint",
+    "build",
+    "tests",
+    "oracles",
+    "integration",
+    "scaffold",
+    "types",
+    "docs",
+    "lowest",
+)
+
+
+def project(package: str) -> dict:
+    return nox.project.load_toml(str(ROOT / "packages" / package / "pyproject.toml"))
+
+
+def group(package: str, name: str) -> list[str]:
+    return list(nox.project.dependency_groups(project(package), name))
+
+
+@cache
+def wheels() -> dict[str, str]:
+    """Each package's wheel, built once a nox process, by name."""
+    folder = Path(tempfile.mkdtemp(prefix="athena-wheels-"))
+    session = _current[0]
+    paths = [str(ROOT / "packages" / name) for name in PACKAGES]
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), *paths)
+    return {name: str(next(folder.glob(f"{name.replace('-', '_')}-*.whl"))) for name in PACKAGES}
+
+
+_current: list[nox.Session] = []
+
+
+def install(session: nox.Session, *packages: str, extra: str = "", also: list[str] | None = None) -> None:
+    """Install the wheels of these packages, anew, and what else is named, under the constraints."""
+    _current[:] = [session]
+    mine = [wheels()[name] for name in packages]
+    constraints = ["-q", "-c", str(ROOT / "constraints.txt")]
+    session.install(*constraints, *(path + extra for path in mine), *(also or []))
+    session.install("-q", "--force-reinstall", "--no-deps", *mine)
+
+
+def together(package: str) -> list[str]:
+    """The package with the core under it."""
+    return [CORE] if package == CORE else [CORE, package]
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train a transformer on real text, from parts found by name: the main job."""
+    install(session, *PACKAGES, extra="", also=["matplotlib"])
+    session.run("athena", "list")
+    session.run("athena", "run", "lm", *session.posargs)
+    session.log(f"this environment stays: `. {session.bin}/activate` brings the command `athena`")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """Test the wheel of one package with the core's alone: this proves what its metadata declares."""
+    install(session, *together(package), also=group(package, "tests"))
+    folder = ROOT / "packages" / package / "tests"
+    session.run("pytest", str(folder), f"--ignore={folder / 'oracles'}", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", WITH_ORACLES, ids=WITH_ORACLES)
+def oracles(session: nox.Session, package: str) -> None:
+    """Compare one package with other libraries."""
+    install(session, *together(package), also=group(package, "tests") + group(package, "oracles"))
+    session.run("pytest", str(ROOT / "packages" / package / "tests" / "oracles"), *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Test what needs several packages."""
+    install(session, *PACKAGES, also=group(CORE, "tests"))
+    session.run("pytest", str(ROOT / "integration"), *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("-q", "-c", "constraints.txt", "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    also = ["pyright[nodejs]", "matplotlib", "tensorboard", "pytest", "nox"]
+    install(session, *PACKAGES, also=also)
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, *PACKAGES, also=["sphinx", "myst-parser", "furo", "matplotlib", "pytest"])
+    output = ROOT / "docs" / "_build"
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", str(output))
+    session.log(f"built {output / 'index.html'}")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def lowest(session: nox.Session, package: str) -> None:
+    """Test one package with the oldest versions it declares; torch stays at the constrained one."""
+    floors = {}
+    for name in together(package):
+        metadata = project(name)["project"]
+        optional = metadata.get("optional-dependencies", {}).get("plot", [])
+        for requirement in map(Requirement, [*metadata["dependencies"], *optional]):
+            lower = [s.version for s in requirement.specifier if s.operator == ">="]
+            if requirement.name != "torch" and not requirement.name.startswith("athena-"):
+                floors[requirement.name] = f"{requirement.name}=={lower[0]}"
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    torch = next(
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
+    )
+    constraints.write_text("\n".join([torch, *floors.values()]) + "\n")
+    _current[:] = [session]
+    mine = [wheels()[name] for name in together(package)]
+    session.install("-q", "-c", str(constraints), *mine, *group(package, "tests"))
+    session.install("-q", "--force-reinstall", "--no-deps", *mine)
+    folder = ROOT / "packages" / package / "tests"
+    session.run("pytest", "-q", str(folder), f"--ignore={folder / 'oracles'}", *session.posargs)
+
+
+@nox.session
+def scaffold(session: nox.Session) -> None:
+    """Make a package with `athena new`, install it, and run its own tests."""
+    install(session, CORE, also=["pytest", "hatchling"])
+    folder = Path(session.create_tmp()) / "my-plugin"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("athena", "new", str(folder))
+    session.install("-q", "--no-build-isolation", "--no-deps", "--force-reinstall", str(folder))
+    listed = session.run("athena", "list", silent=True) or ""
+    if "my-plugin" not in listed:
+        session.error(f"`athena list` does not show the new package:\n{listed}")
+    session.chdir(folder)
+    session.run("pytest", "-q", "-p", "no:cacheprovider")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheels and sdists, and check their metadata and contents."""
+    session.install("-q", "-c", "constraints.txt", "build", "twine")
+    output = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(output, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "-o", str(output), str(ROOT / "packages" / package), silent=True)
+        check_contents(session, package, output)
+        check_bounds(session, package)
+    session.run("twine", "check", "--strict", *map(str, sorted(output.iterdir())))
+
+
+def check_contents(session: nox.Session, package: str, folder: Path) -> None:
+    module = package.replace("-", "_")
+    wheel = zipfile.ZipFile(next(folder.glob(f"{module}-*.whl")))
+    with tarfile.open(next(folder.glob(f"{module}-*.tar.gz"))) as sdist:
+        listings = {"wheel": wheel.namelist(), "sdist": sdist.getnames()}
+    for kind, names in listings.items():
+        for wanted in ("py.typed", "__init__.pyi", "_plugin.py"):
+            if not any(name.endswith(f"{module}/{wanted}") for name in names):
+                session.error(f"{package}: {module}/{wanted} is not in the {kind}")
+
+
+def check_bounds(session: nox.Session, package: str) -> None:
+    metadata = project(package)["project"]
+    optional = metadata.get("optional-dependencies", {}).values()
+    for text in [*metadata["dependencies"], *(item for extra in optional for item in extra)]:
+        operators = {s.operator for s in Requirement(text).specifier}
+        if not (">=" in operators and operators & {"<", "<="}):
+            session.error(f"{package}: the dependency `{text}` must be bounded both ways")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time one package beside its peers: `nox -s bench -- optim`."""
+    names = [argument for argument in session.posargs if not argument.startswith("-")]
+    package = f"athena-{names[0].removeprefix('athena-')}" if names else ""
+    if package not in PACKAGES:
+        session.error(f"name a package: {', '.join(PACKAGES)}")
+    peers = group(package, "bench") if "bench" in project(package).get("dependency-groups", {}) else []
+    install(session, *together(package), also=[*peers, "pytest", "matplotlib"])
+    for script in sorted((ROOT / "packages" / package / "benchmarks").glob("bench_*.py")):
+        session.run("python", str(script), *session.posargs[1:])

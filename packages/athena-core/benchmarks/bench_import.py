@@ -1,0 +1,52 @@
+"""Time the import of each package in a new process. The bar: 60 ms, and no torch or numpy until used.
+
+    python bench_import.py [--repeats 20] [--json FILE]
+
+The time is that of the import statement; the start of Python itself is not in it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+from _table import medians, parser, report
+
+PACKAGES = ("athena_core", "athena_nn", "athena_optim")
+HEAVY = ("torch", "numpy", "triton")
+BAR = 60.0
+TIMED = """
+import sys, time
+begun = time.perf_counter()
+import {}
+print((time.perf_counter() - begun) * 1e3, *sys.modules)
+"""
+
+
+def import_once(package: str) -> tuple[float, list[str]]:
+    """Import a package in a process of its own; return milliseconds and the heavy modules it brought."""
+    done = subprocess.run(
+        [sys.executable, "-c", TIMED.format(package)], check=True, capture_output=True, text=True
+    )
+    milliseconds, *modules = done.stdout.split()
+    return float(milliseconds), [name for name in HEAVY if name in modules]
+
+
+def main() -> None:
+    options = parser(__doc__, repeats=20).parse_args()
+    rows = []
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            print(f"{package} is not installed: skipped")
+            continue
+        _, heavy = import_once(package)  # fills the bytecode caches too
+        (ours,) = medians(options.repeats, lambda package=package: import_once(package)[0])
+        rows.append(
+            {"case": package, "ours": ours, "bar": BAR, "ratio": BAR / ours, "unit": "ms", "heavy": heavy}
+        )
+    report(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The errors that Athena reports in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class AthenaError(Exception):
+    """A mistake that the user can mend: what was wrong, what was allowed, the nearest right thing.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+def nearest(received: str, allowed: Iterable[str]) -> str:
+    """End an error line with the nearest allowed name, or with all of them.
+
+    >>> nearest("lmab", ["lamb", "adamw"])
+    'Did you mean `lamb`?'
+    >>> nearest("x", ["lamb", "adamw"])
+    'Allowed: adamw, lamb.'
+    >>> nearest("x", [])
+    'There is none.'
+    """
+    from difflib import get_close_matches
+
+    names = sorted(set(allowed))
+    close = get_close_matches(received, names, n=1)
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    return f"Allowed: {', '.join(names)}." if names else "There is none."

@@ -1,0 +1,96 @@
+"""The gradient of a kernel: its own formula, or the reference's where a gradient's gradient is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiable(
+    name: str,
+    formula: Any,
+    reference: Callable[..., Any],
+    forward: Callable[..., Any],
+    is_tensor: Sequence[bool],
+) -> type[torch.autograd.Function]:
+    """Make the autograd function of a kernel; it takes the op's arguments, then the dispatcher's keys.
+
+    Args:
+        name: for errors.
+        formula: has ``setup_context(ctx, inputs, output)`` and ``backward(ctx, *grads)``, as
+            `torch.library.register_autograd` takes them.
+        reference: differentiated in the formula's stead under ``create_graph``. That is why the
+            tensors among the arguments are saved beside what the formula saves.
+        forward: called as ``forward(keys, *args)``.
+        is_tensor: for each of the op's parameters.
+    """
+    slots = [i for i, one in enumerate(is_tensor) if one]
+    others = [i for i, one in enumerate(is_tensor) if not one]
+
+    class KernelFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            *inputs, keys = args
+            output = forward(keys, *inputs)
+            if isinstance(output, list):
+                output = tuple(output)
+            formula.setup_context(ctx, tuple(inputs), output)
+            own = ctx.to_save or ()
+            ctx.n_own = len(own)
+            ctx.constants = [inputs[i] for i in others]
+            ctx.save_for_backward(*own, *[inputs[i] for i in slots])
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            saved, needed = ctx.saved_tensors, ctx.needs_input_grad[:-1]
+            if torch.is_grad_enabled():  # create_graph
+                tensors, constants = iter(saved[ctx.n_own :]), iter(ctx.constants)
+                args = [next(tensors if one else constants) for one in is_tensor]
+                return (*_reference_vjp(reference, args, grads, needed), None)
+            found = formula.backward(_FormulaContext(ctx, saved[: ctx.n_own]), *grads)
+            found = found if isinstance(found, tuple) else (found,)
+            if any(need and grad is None for need, grad in zip(needed, found, strict=True)):
+                raise RuntimeError(f"{name}: `backward` gives no gradient for an argument that needs one.")
+            return (*found, None)
+
+    return KernelFunction
+
+
+class _FormulaContext:
+    """The context as the formula knows it: with what the formula itself has saved."""
+
+    def __init__(self, ctx: Any, saved_tensors: tuple[Tensor, ...]) -> None:
+        self._ctx = ctx
+        self.saved_tensors = saved_tensors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+
+def _reference_vjp(
+    reference: Callable[..., Any], args: Sequence[Any], grads: Sequence[Tensor | None], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    with torch.enable_grad():
+        # Views, so that a tensor given as two arguments has a gradient for each.
+        inputs = [one.view_as(one) if isinstance(one, Tensor) else one for one in args]
+        outputs = reference(*inputs)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        pairs = [
+            (out, grad)
+            for out, grad in zip(outputs, grads, strict=True)
+            if grad is not None and out.requires_grad
+        ]
+        found = iter(
+            torch.autograd.grad(
+                [out for out, _ in pairs],
+                [one for one, need in zip(inputs, needed, strict=True) if need],
+                [grad for _, grad in pairs],
+                create_graph=True,
+                allow_unused=True,
+            )
+        )
+    return [next(found) if need else None for need in needed]

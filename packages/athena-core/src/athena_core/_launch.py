@@ -1,0 +1,204 @@
+"""`athena run`: from a command line to one run, or one a seed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from athena_core import _toml
+from athena_core._config import options_help, resolve, to_values
+from athena_core._device import device as find_device
+from athena_core._errors import AthenaError
+from athena_core._recipe import Recipe
+from athena_core._registry import load
+from athena_core._run import Run
+
+ITS_OWN = ("recipe", "seed", "device")  # keys of a configuration that are not the recipe's fields
+
+
+def launch(arguments: Sequence[str], console: Console | None = None) -> None:
+    """Do ``athena run ARGUMENTS``: build the recipe, and run it once for each seed."""
+    console = console or Console()
+    name, rest = _name_first(arguments)
+    options, rest = _parser().parse_known_args(rest)
+    if options.help:
+        help_text = _parser().format_help()
+        console.print(
+            help_text + (options_help(_recipe(name), rest, name=name) if name else ""), markup=False
+        )
+    elif options.resume is not None:
+        if name is not None:
+            raise AthenaError(f"`--resume` takes the recipe from the folder; leave out `{name}`.")
+        for folder in _run_folders(options.resume):
+            _resume(folder, rest, options, console)
+    else:
+        _start(name, rest, options, console)
+
+
+def _start(name: str | None, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
+    values, source = (_toml.read(options.config), str(options.config)) if options.config else ({}, "")
+    name = name or values.get("recipe")
+    if name is None:
+        raise AthenaError("name a recipe: `athena run NAME`. `athena list recipe` shows what there is.")
+    seeds = _seeds(options, values)
+    device = str(find_device(options.device or values.get("device", "auto")))
+    recipe = resolve(_recipe(name), arguments, _fields(values), name=name, source=source)
+    config = {"recipe": name, "device": device, **to_values(recipe)}
+    folder = _new_folder(options.out, name)
+    runs = [
+        _run(
+            folder if len(seeds) == 1 else folder / f"seed-{seed}", {**config, "seed": seed}, options, console
+        )
+        for seed in seeds
+    ]
+    for run in runs:  # all folders first: a resume finds the seeds that were not begun
+        run.prepare()
+    for run in runs:
+        _execute(recipe, run, console)
+    if len(runs) > 1:
+        _show(console, {"all seeds": folder, "compare": f"athena report {folder}"})
+
+
+def _resume(folder: Path, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
+    values = _toml.read(folder / "config.toml")
+    if not values.keys() >= set(ITS_OWN):
+        raise AthenaError(f"{folder / 'config.toml'} is not the configuration of a run: it names no recipe.")
+    name, source = values["recipe"], str(folder / "config.toml")
+    recipe = resolve(_recipe(name), arguments, _fields(values), name=name, source=source)
+    seed = values["seed"] if options.seed is None else options.seed
+    config = {"recipe": name, "device": options.device or values["device"], **to_values(recipe), "seed": seed}
+    run = _run(folder, config, options, console)
+    run.prepare()
+    if _is_complete(folder):
+        console.print(f"{folder} is complete already", highlight=False, soft_wrap=True)
+    else:
+        _execute(recipe, run, console)
+
+
+def _execute(recipe: Recipe, run: Run, console: Console) -> None:
+    with run:
+        _show(console, {"run": f"{run.dir} ({run.config['recipe']}, seed {run.seed}, {run.device})"})
+        metrics = recipe.run(run)
+        run.finish(metrics)
+    figures = sorted((run.dir / "figures").glob("*.png"))
+    _show(
+        console,
+        {
+            **{name: f"{value:.4f}" for name, value in metrics.items()},
+            "run": run.dir,
+            **{f"figure {n}" if len(figures) > 1 else "figure": path for n, path in enumerate(figures, 1)},
+            "metrics": run.dir / "metrics.jsonl",
+            "again": f"athena run --config {run.dir / 'config.toml'}",
+            "options": f"athena run {run.config['recipe']} --help",
+            "several seeds": f"athena run {run.config['recipe']} --seeds 0:3, then athena report FOLDER",
+        },
+    )
+
+
+def _run(folder: Path, config: Mapping[str, Any], options: argparse.Namespace, console: Console) -> Run:
+    return Run(
+        folder,
+        config=config,
+        seed=config["seed"],
+        device=config["device"],
+        trackers=options.tracker,
+        checkpoint_seconds=options.checkpoint_seconds,
+        console=console,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog="athena run",
+        usage="athena run NAME [options of a run] [options of the recipe]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("options of a run").add_argument
+    add("--config", type=Path, metavar="FILE.toml", help="options as TOML; the command line wins over it")
+    add("--seed", type=int, help="seed of every generator (default: 0)")
+    add("--seeds", metavar="A:B", help="one run for each seed: 0:10, or 0,3,5")
+    add("--device", help="auto, or a device type such as cpu or cuda:1 (default: auto)")
+    add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run's folder is made")
+    add("--tracker", action="append", default=[], metavar="NAME", help="also send metrics there; repeatable")
+    add("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
+    add("--resume", type=Path, metavar="FOLDER", help="go on with the run, or the seeds, in a folder")
+    add("--help", "-h", action="store_true", help="show this, and the options of the recipe NAME")
+    return parser
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise AthenaError(message)
+
+
+def _name_first(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], list(arguments[1:])
+    return None, list(arguments)
+
+
+def _recipe(name: str) -> type[Recipe]:
+    target = load("recipe", name)
+    if not (isinstance(target, type) and issubclass(target, Recipe)):
+        raise AthenaError(f"recipe {name}: {target!r} is not a subclass of athena_core.Recipe.")
+    return target
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in ITS_OWN}
+
+
+def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
+    if options.seeds is None:
+        seed = values.get("seed", 0) if options.seed is None else options.seed
+        if type(seed) is not int or seed < 0:
+            raise AthenaError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+        return [seed]
+    if options.seed is not None:
+        raise AthenaError("`--seed` and `--seeds` exclude each other; give one.")
+    try:
+        first, colon, end = options.seeds.partition(":")
+        seeds = list(range(int(first), int(end))) if colon else [int(s) for s in options.seeds.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise AthenaError(
+            f"`--seeds` must be a range such as 0:10 or a list such as 0,3,5; got {options.seeds!r}."
+        )
+    return seeds
+
+
+def _new_folder(out: Path, name: str) -> Path:
+    stem = f"{name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, count = out / stem, 1
+    while folder.exists():
+        count += 1
+        folder = out / f"{stem}-{count}"
+    return folder
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if (folder / "config.toml").exists():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("seed-*/config.toml"))
+    if not found:
+        raise AthenaError(f"{folder} holds no run: there is no config.toml in it.")
+    return found
+
+
+def _is_complete(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "complete"
+
+
+def _show(console: Console, rows: Mapping[str, Any]) -> None:
+    width = max(map(len, rows)) + 2
+    for key, value in rows.items():
+        console.print(f"{key:<{width}}{value}", highlight=False, markup=False, soft_wrap=True)

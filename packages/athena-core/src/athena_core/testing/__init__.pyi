@@ -1,0 +1,4 @@
+from ._check import Check as Check
+from ._kernels import kernel_checks as kernel_checks
+from ._plugin import check_plugin as check_plugin
+from ._plugin import conformance as conformance

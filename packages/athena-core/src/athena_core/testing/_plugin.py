@@ -1,0 +1,179 @@
+"""The checks that every installed plugin must pass, and the one line that makes them tests."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from athena_core import _discovery
+from athena_core._component import Component, Kind
+from athena_core._host import PluginHost, default_host
+from athena_core._target import resolve
+from athena_core.testing._check import Check
+
+HEAVY = ("torch", "numpy", "triton")
+
+
+def check_plugin(distribution: str) -> Iterator[Check]:
+    """Yield the checks that an installed distribution must pass, each with its name.
+
+    They cover the metadata, the purity of its import, every target it names, and for each
+    component what its kind asks: built on the CPU, reproducible from a seed, its state saved and
+    restored, and the kind's own laws. Kernels are compared with their op's reference.
+
+    Raises AthenaError if no such plugin is installed.
+
+    >>> [check.name for check in check_plugin("athena-core")][:2]
+    ['metadata', 'import purity']
+    """
+    found = [f for f in _discovery.scan() if f.distribution == _discovery.normalise(distribution)]
+    yield Check("metadata", partial(_check_metadata, distribution))
+    for entry in found:
+        yield Check("import purity", partial(_check_purity, entry.value))
+    host = default_host()
+    yield Check("loads", partial(_check_loads, host, distribution))
+    for kind in host.kinds():
+        if host.owner(kind.name) == _discovery.normalise(distribution):
+            yield Check(f"kind {kind.name}: targets resolve", partial(_check_kind, kind))
+    for offer in host.offers():
+        if offer.distribution == _discovery.normalise(distribution):
+            yield from _component_checks(host, offer.component)
+    for offer in host.kernels():
+        if offer.distribution == _discovery.normalise(distribution):
+            from athena_core.testing._kernels import kernel_checks
+
+            yield from kernel_checks(offer.kernel)
+
+
+def conformance(
+    distribution: str, *, expected_failures: Mapping[str, str] | None = None
+) -> Callable[[Check], None]:
+    """Make a test function that runs every check of `check_plugin`, one test each.
+
+    Args:
+        distribution: the installed package.
+        expected_failures: a reason for each check, by name, that is known to fail. They are
+            strict: one that passes fails the test, and so does a name that no check has.
+
+    In a test file: ``test_conformance = conformance("my-plugin")``.
+    """
+    import pytest
+
+    expected = dict(expected_failures or {})
+    parameters = []
+    for check in check_plugin(distribution):
+        reason = expected.pop(check.name, None)
+        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+        parameters.append(pytest.param(check, id=check.name, marks=marks))
+    if expected:
+        raise ValueError(f"`expected_failures` names checks that do not exist: {sorted(expected)}.")
+
+    @pytest.mark.parametrize("check", parameters)
+    def test_conformance(check: Check) -> None:
+        check()
+
+    return test_conformance
+
+
+def _check_metadata(distribution: str) -> None:
+    from packaging.requirements import Requirement
+
+    data = metadata.metadata(distribution)
+    requirements = [Requirement(text) for text in data.get_all("Requires-Dist", [])]
+    core = [r for r in requirements if _discovery.normalise(r.name) == _discovery.CORE]
+    if _discovery.normalise(distribution) != _discovery.CORE:
+        assert core, f"{distribution} does not require {_discovery.CORE}"
+        operators = {s.operator for s in core[0].specifier}
+        assert ">=" in operators, f"`{core[0]}` needs a lower bound"
+        assert operators & {"<", "<=", "~="}, f"`{core[0]}` needs an upper bound"
+    assert data["Summary"], f"{distribution} has no summary"
+
+
+def _check_purity(module: str) -> None:
+    """Importing the plugin module, in a fresh interpreter, brings in nothing heavy."""
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]", f"importing {module} imports {done.stdout.strip()}"
+
+
+def _check_loads(host: PluginHost, distribution: str) -> None:
+    name = _discovery.normalise(distribution)
+    states = {p.entry_point: (p.state, p.reason) for p in host.plugins() if p.distribution == name}
+    assert states, f"{distribution} offers no entry point in the group `athena`"
+    assert all(state == "active" for state, _ in states.values()), states
+
+
+def _check_kind(kind: Kind) -> None:
+    for target in filter(None, (kind.interface, kind.example, kind.checks, kind.plot)):
+        resolve(target)
+
+
+def _component_checks(host: PluginHost, component: Component) -> Iterator[Check]:
+    label = f"{component.kind}/{component.name}"
+    yield Check(f"{label}: target resolves", partial(host.load, component.kind, component.name))
+    yield Check(f"{label}: kind is declared", partial(host.kind, component.kind))
+    if component.kind not in {kind.name for kind in host.kinds()}:
+        return  # the check above says so
+    kind = host.kind(component.kind)
+    if kind.example:
+        build = partial(_build, host, kind, component)
+        yield Check(f"{label}: builds with the interface", partial(_check_interface, kind, build))
+        yield Check(f"{label}: reproducible from a seed", partial(_check_reproducible, build))
+        yield Check(f"{label}: state round trip", partial(_check_state, build))
+    if kind.checks:
+        target = host.load(component.kind, component.name)
+        for check in resolve(kind.checks)(component, target):
+            yield Check(f"{label}: {check.name}", check.run)
+
+
+def _build(host: PluginHost, kind: Kind, component: Component) -> Any:
+    import torch
+
+    random.seed(0)
+    torch.manual_seed(0)
+    return resolve(kind.example)(host.load(component.kind, component.name))
+
+
+def _check_interface(kind: Kind, build: Callable[[], Any]) -> None:
+    interface = resolve(kind.interface)
+    built = build()
+    if isinstance(interface, type):
+        assert isinstance(built, interface), f"{built!r} is not a {kind.interface}"
+    else:  # a callable type alias or a generic: calling it is all that it asks
+        assert callable(built), f"{built!r} is not callable"
+
+
+def _check_reproducible(build: Callable[[], Any]) -> None:
+    one, other = build(), build()
+    if hasattr(one, "state_dict"):
+        _assert_equal(one.state_dict(), other.state_dict())
+
+
+def _check_state(build: Callable[[], Any]) -> None:
+    """The state goes through a checkpoint file and back, and is the same."""
+    import tempfile
+    from pathlib import Path
+
+    from athena_core._checkpoint import load_checkpoint, save_checkpoint
+
+    one = build()
+    if not hasattr(one, "state_dict"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.pt"
+        save_checkpoint(path, one.state_dict())
+        other = build()
+        other.load_state_dict(load_checkpoint(path))
+    _assert_equal(one.state_dict(), other.state_dict())
+
+
+def _assert_equal(one: Any, other: Any) -> None:
+    import torch
+
+    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,342 @@
+"""The command line: one line for each mistake, exit code 2, nothing heavy to list."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_distributions import HEAD, plugin_source, write_distribution
+
+from athena_core._cli import main
+
+RECIPES = f"""{HEAD}
+@hookimpl
+def athena_components():
+    return [
+        Component("recipe", "walk", "walking:Walk", "Walks"),
+        Component("recipe", "lost", "walking:Absent", "Has no target"),
+        Component("recipe", "wrong", "builtins:dict", "Is no recipe"),
+    ]
+"""
+WALKING = '''
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+import torch
+from athena_core import Recipe, Run
+
+@dataclass(kw_only=True)
+class Walk(Recipe):
+    """Walks at random.
+
+    Args:
+        steps: how many.
+        size: how far one goes.
+        pause: seconds between two.
+        turn: the step at which it goes nowhere.
+    """
+
+    steps: int = 5
+    size: float = 1.0
+    pause: float = 0.0
+    turn: int = 0
+
+    def run(self, run: Run) -> Mapping[str, float]:
+        model = torch.nn.Linear(1, 1)
+        for step in run.steps(self.steps, model=model):
+            time.sleep(self.pause)
+            loss = model(torch.randn(8, 1)).sum() * (float("nan") if step == self.turn else 1.0)
+            model.zero_grad()
+            loss.backward()
+            run.check_finite(step, model, loss)
+            with torch.no_grad():
+                model.weight.add_(self.size * torch.randn(()))
+            run.log(step, place=model.weight.item())
+        return {"place": model.weight.item()}
+'''
+
+
+@pytest.fixture
+def recipes(installed: Path) -> Path:
+    """A distribution with the recipe `walk`, installed; and a folder for runs."""
+    write_distribution(installed, "walks", RECIPES)
+    (installed / "walking.py").write_text(WALKING)
+    return installed
+
+
+def athena(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a mistake gets."""
+    code, _, err = athena(capsys, *arguments)
+    assert code == 2, err
+    assert err.startswith("athena: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.iterdir()
+    return run
+
+
+def test_list_shows_every_component_and_json_is_one_list(
+    recipes: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, _ = athena(capsys, "list")
+    assert code == 0
+    assert "recipe/walk" in out
+    assert "device/cpu" in out
+    _, out, _ = athena(capsys, "list", "recipe", "--json")
+    mine = [row for row in json.loads(out) if row["distribution"] == "walks"]
+    assert [row["name"] for row in mine] == ["lost", "walk", "wrong"]
+
+
+def test_list_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Pitfall 1: no torch, numpy or triton to list."""
+    write_distribution(tmp_path, "extra", plugin_source("thing/one"))
+    code = (
+        "import sys\nfrom athena_core._cli import main\nassert main(['list']) == 0\n"
+        "print([m for m in ('torch', 'numpy', 'triton', 'rich', 'jsonargparse') if m in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert "thing/one" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_closed_pipe_is_no_error(recipes: Path) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "athena_core", "list"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lsit"], "unknown command `lsit`. Did you mean `list`?"),
+        ([], "the following arguments are required: COMMAND"),
+        (["list", "recipee"], "Did you mean `recipe`?"),
+        (["info", "cpu"], "takes KIND/NAME"),
+        (["info", "device/cpuu"], "unknown device `cpuu`. Did you mean `cpu`?"),
+        (["info", "device/cpu", "--plot"], "components of kind `device` have no picture"),
+        (["plugins", "disable"], "takes the name of a distribution"),
+        (["plugins", "disable", "walsk"], "Did you mean `walks`?"),
+        (["run"], "name a recipe"),
+        (["run", "wlak"], "unknown recipe `wlak`. Did you mean `walk`?"),
+        (["run", "lost"], "walking:Absent"),
+        (["run", "wrong"], "is not a subclass of athena_core.Recipe"),
+        (["run", "walk", "--sizes", "3"], "unknown option `--sizes`. Did you mean `--size`?"),
+        (["run", "walk", "--size", "big"], "option `size` must be float; got big."),
+        (["run", "walk", "--device", "cdua"], "Did you mean `cuda`?"),
+        (["run", "walk", "--seed", "-1"], "`seed` must be a whole number of at least 0; got -1."),
+        (["run", "walk", "--seed", "x"], "invalid int value: 'x'"),
+        (["run", "walk", "--seeds", "3:1"], "`--seeds` must be a range such as 0:10"),
+        (["run", "walk", "--seeds", "1,1"], "`--seeds` must be a range such as 0:10"),
+        (["run", "walk", "--seeds", "0:2", "--seed", "1"], "exclude each other"),
+        (["run", "walk", "--config", "absent.toml"], "absent.toml: cannot be read"),
+        (["run", "walk", "--tracker", "papre"], "unknown tracker `papre`"),
+        (["run", "walk", "--resume", "x"], "`--resume` takes the recipe from the folder"),
+        (["run", "--resume", "absent"], "absent holds no run"),
+        (["new", "Bad Name"], "lower case, words joined by `-`"),
+        (["doctor", "--model", "absent:factory"], "absent"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    recipes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import absent_package\n", "ModuleNotFoundError: No module named 'absent_package'"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        ("x = = 1\n", "SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_broken_plugin_is_one_line_and_the_others_work(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, source: str, says: str
+) -> None:
+    write_distribution(recipes, "broken", source)
+    code, out, err = athena(capsys, "list")
+    assert (code, err) == (0, "not loaded: broken; `athena plugins` says why\n")
+    assert "recipe/walk" in out
+    assert says in athena(capsys, "plugins")[1]
+    assert says in complaint(capsys, "info", "recipe/broken/x")
+    assert athena(capsys, "run", "walk", "--out", tmp_path / "runs")[0] == 0
+
+
+def test_plugins_are_switched_off_and_on(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ATHENA_CONFIG_DIR", str(tmp_path / "config"))
+    for action, state in (("disable", "disabled"), ("enable", "active")):
+        assert athena(capsys, "plugins", action, "Walks")[0] == 0
+        fresh = [sys.executable, "-m", "athena_core", "plugins"]
+        done = subprocess.run(
+            fresh, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(recipes)}
+        )
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("walks")]
+        assert state in line
+
+
+def test_info_shows_a_components_facts_and_options(recipes: Path, capsys: pytest.CaptureFixture) -> None:
+    _, out, _ = athena(capsys, "info", "recipe/walk")
+    for words in (
+        "recipe/walk",
+        "Walks",
+        "walks 1.0",
+        "walking:Walk",
+        "size: float = 1.0",
+        "Walks at random.",
+    ):
+        assert words in out
+
+
+def test_help_shows_the_options_of_the_run_and_of_the_recipe(
+    recipes: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, _ = athena(capsys, "run", "walk", "--help")
+    assert code == 0
+    for words in ("--seeds A:B", "--resume FOLDER", "--size SIZE", "how far one goes"):
+        assert words in out
+
+
+def test_a_run_says_where_everything_is_and_how_to_go_on(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, _ = athena(capsys, "run", "walk", "--out", tmp_path / "runs", "--size", "0.5", "--seed", "3")
+    assert code == 0
+    run = only_run(tmp_path / "runs")
+    for words in ("place", str(run / "metrics.jsonl"), "athena run --config", "athena report"):
+        assert words in out
+    config = (run / "config.toml").read_text()
+    assert 'recipe = "walk"' in config
+    assert "size = 0.5" in config
+    assert "seed = 3" in config
+
+
+def test_a_runs_configuration_runs_again_to_the_same_metrics(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    athena(capsys, "run", "walk", "--out", tmp_path / "a", "--size", "0.5", "--seed", "3")
+    first = only_run(tmp_path / "a")
+    athena(capsys, "run", "--config", first / "config.toml", "--out", tmp_path / "b")
+    again = only_run(tmp_path / "b")
+    assert (again / "metrics.jsonl").read_bytes() == (first / "metrics.jsonl").read_bytes()
+    assert (again / "config.toml").read_text() == (first / "config.toml").read_text()
+
+
+def test_several_seeds_make_a_run_each_and_are_reported(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert athena(capsys, "run", "walk", "--out", tmp_path / "runs", "--seeds", "0:3")[0] == 0
+    folder = only_run(tmp_path / "runs")
+    assert sorted(path.name for path in folder.iterdir()) == ["seed-0", "seed-1", "seed-2"]
+    assert len({(path / "metrics.jsonl").read_text() for path in folder.iterdir()}) == 3
+    code, out, _ = athena(capsys, "report", folder, "--out", tmp_path / "report")
+    assert code == 0
+    assert "place" in out
+    assert list((tmp_path / "report").glob("*.png"))
+
+
+def test_a_nan_stops_the_run_with_one_line(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    says = complaint(capsys, "run", "walk", "--out", tmp_path, "--turn", "3")
+    assert "not finite at step 3" in says
+    assert "the gradient of `" in says
+
+
+def test_a_complete_run_is_not_run_again(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    athena(capsys, "run", "walk", "--out", tmp_path / "runs")
+    run = only_run(tmp_path / "runs")
+    before = (run / "metrics.jsonl").read_bytes()
+    code, out, _ = athena(capsys, "run", "--resume", run)
+    assert (code, out) == (0, f"{run} is complete already\n")
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [(["--size", "2"], "size (1.0 -> 2.0)"), (["--seed", "1"], "seed (0 -> 1)")]
+)
+def test_a_resume_with_a_changed_option_says_which(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change: list[str], says: str
+) -> None:
+    athena(capsys, "run", "walk", "--out", tmp_path / "runs")
+    assert f"changed: {says}" in complaint(capsys, "run", "--resume", only_run(tmp_path / "runs"), *change)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"PK\x03\x04cut", b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os."]
+)
+def test_a_damaged_checkpoint_is_one_line(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: bytes
+) -> None:
+    athena(capsys, "run", "walk", "--out", tmp_path / "runs")
+    run = only_run(tmp_path / "runs")
+    (run / "summary.json").unlink()
+    (run / "checkpoints" / "step-00000005.pt").write_bytes(damage)
+    assert "step-00000005.pt" in complaint(capsys, "run", "--resume", run)
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot make the run's folder" in complaint(
+        capsys, "run", "walk", "--out", tmp_path / "file" / "runs"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(recipes: Path, tmp_path: Path, number: int) -> None:
+    """All seeds are found again by a resume, those not begun too."""
+    environment = {**os.environ, "PYTHONPATH": str(recipes)}
+    command = [sys.executable, "-m", "athena_core", "run"]
+
+    def finish(*arguments: object) -> None:
+        subprocess.run([*command, *map(str, arguments)], capture_output=True, check=True, env=environment)
+
+    options: tuple[Any, ...] = ("--seeds", "0:2", "--pause", "0.02", "--steps", "40")
+    cut = [*command, "walk", "--out", tmp_path / "cut", *options]
+    with subprocess.Popen(cut, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
+        while not list((tmp_path / "cut").glob("*/seed-0/metrics.jsonl")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(number)
+        err = process.stderr.read().decode()
+    folder = only_run(tmp_path / "cut")
+    assert process.returncode == 128 + number
+    assert f"go on with: athena run --resume {folder / 'seed-0'}" in err
+    finish("--resume", folder)
+    finish("walk", "--out", tmp_path / "whole", *options)
+    for seed in ("seed-0", "seed-1"):
+        whole = only_run(tmp_path / "whole") / seed / "metrics.jsonl"
+        assert (folder / seed / "metrics.jsonl").read_bytes() == whole.read_bytes()

@@ -1,0 +1,222 @@
+"""Options: names first, then the options of the chosen components; typed, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from athena_core import (
+    AthenaError,
+    Component,
+    Configured,
+    PluginHost,
+    Recipe,
+    Run,
+    _toml,
+    component,
+    hookimpl,
+)
+from athena_core._config import differences, resolve, to_values
+
+
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+
+
+def plain(params: object, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.99), note: str | None = None):
+    return params, lr, betas, note
+
+
+def strict(params: object, total: int, rate: int, inner: object = len):
+    return params, total, rate, inner
+
+
+@dataclass(kw_only=True)
+class Experiment(Recipe):
+    """An experiment.
+
+    Args:
+        steps: how many.
+        data: where from.
+    """
+
+    steps: int = 5
+    data: Path | None = None
+    color: Color = Color.RED
+    mode: Literal["fast", "slow"] = "fast"
+    sizes: tuple[int, ...] = (1, 2)
+    layers: list[int | None] = field(default_factory=list)
+    table: dict[str, float] = field(default_factory=dict)
+    text: str | None = "text"
+    anything: Any = None
+    optimizer: Configured = component("tool", "plain", lr=0.5)
+    schedule: Configured = component("tool", "strict", given=("total",), rate=3)
+
+    def run(self, run: Run) -> Mapping[str, float]:
+        return {}
+
+
+class Tools:
+    @hookimpl
+    def athena_components(self) -> list[Component]:
+        return [
+            Component("tool", "plain", "test_config:plain", "Plain"),
+            Component("tool", "strict", "test_config:strict", "Strict"),
+        ]
+
+
+@pytest.fixture(autouse=True)
+def tools(athena_host: PluginHost) -> None:
+    athena_host.register(Tools(), "tools")
+
+
+def read(*arguments: str, recipe: type[Recipe] = Experiment, **values: Any) -> Any:
+    return resolve(recipe, arguments, values, name="experiment", source="file.toml")
+
+
+def test_nothing_given_is_the_defaults_with_every_option_spelled_out() -> None:
+    assert read() == Experiment(
+        optimizer=Configured("tool", "plain", {"lr": 0.5, "betas": (0.9, 0.99), "note": None}),
+        schedule=Configured("tool", "strict", {"rate": 3}),
+    )
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_default() -> None:
+    experiment = read("--steps", "7", steps=6, data="a.txt", optimizer={"lr": 0.25})
+    assert (experiment.steps, experiment.data) == (7, Path("a.txt"))
+    assert experiment.optimizer.options["lr"] == 0.25
+
+
+@pytest.mark.parametrize("arguments", [["--optimizer", "strict"], ["--optimizer.name=strict"]])
+def test_a_component_is_chosen_by_name_in_both_forms(arguments: list[str]) -> None:
+    chosen = read(*arguments, "--optimizer.rate", "2", "--optimizer.total=9").optimizer
+    assert (chosen.name, chosen.options) == ("strict", {"total": 9, "rate": 2})
+
+
+def test_the_defaults_of_a_recipe_are_for_its_own_component_only() -> None:
+    swapped = read(schedule="plain").schedule  # `rate=3` belongs to `strict`
+    assert swapped.options == {"lr": 0.1, "betas": (0.9, 0.99), "note": None}
+
+
+def test_a_default_that_is_no_plain_value_is_left_to_the_component() -> None:
+    assert "inner" not in read().schedule.options
+
+
+def test_create_passes_the_options_and_what_the_recipe_gives() -> None:
+    assert read().schedule.create("params", total=4) == ("params", 4, 3, len)
+
+
+@pytest.mark.parametrize("words", ["null", "5", "true", "[1]", "~", "a: b", "# x", " ", ""])
+def test_a_string_in_a_file_stays_that_string(words: str) -> None:
+    experiment = read(text=words, anything=words, data=words, optimizer={"note": words})
+    assert (experiment.text, experiment.anything) == (words, words)
+    assert experiment.data == Path(words)
+    assert experiment.optimizer.options["note"] == words
+
+
+def test_null_on_the_command_line_is_none() -> None:
+    assert read("--text", "null").text is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--stepz", "3"], r"unknown option `--stepz`\. Did you mean `--steps`\?"),
+        (["--optimizer.lrr", "3"], r"unknown option `--optimizer\.lrr`\. Did you mean `--optimizer\.lr`\?"),
+        (["--optimizer", "plane"], r"unknown tool `plane`\. Did you mean `plain`\?"),
+        (["--steps", "many"], r"option `steps` must be int; got many\."),
+        (["--optimizer.lr", "x"], r"option `optimizer\.lr` must be float; got x\."),
+        (["--mode", "middling"], r"option `mode` must be Literal\['fast', 'slow'\]; got middling\."),
+        (["--steps"], r"option `--steps` needs a value\."),
+        (["stray"], r"got `stray` where an option such as `--steps` was expected\."),
+        (["--optimizer", "strict"], r"required: optimizer\.total, optimizer\.rate"),
+        (["--schedule.total", "3"], r"unknown option `--schedule\.total`\."),  # the recipe gives it
+        (["--optimizer.params", "3"], r"unknown option `--optimizer\.params`\."),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: str) -> None:
+    with pytest.raises(AthenaError, match=says) as raised:
+        read(*arguments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"stepz": 3}, r"file\.toml: unknown option `stepz`\. Did you mean `steps`\?"),
+        ({"optimizer": {"lrr": 3}}, r"file\.toml: unknown option `optimizer\.lrr`\."),
+        ({"optimizer": 3}, r"file\.toml: `optimizer` must be a name or a table with one; got 3\."),
+        ({"optimizer": {"name": 3}}, r"file\.toml: `optimizer\.name` must be a string; got 3\."),
+        ({"steps": "5"}, r"option `steps` must be int; got the string '5'\."),
+        ({"steps": [1]}, r"option `steps` must be int; got \[1\]\."),
+        ({"layers": ["1", 2]}, r"option `layers` must be int \| None; got the string '1'\."),
+        ({"table": {"a": "1"}}, r"option `table\.a` must be float; got the string '1'\."),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(AthenaError, match=says) as raised:
+        read(**values)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_field_that_is_an_option_of_the_command_itself_is_refused() -> None:
+    @dataclass(kw_only=True)
+    class Taken(Experiment):
+        seed: int = 3
+
+    with pytest.raises(AthenaError, match="the field `seed` is an option of `athena run` itself"):
+        read(recipe=Taken)
+
+
+def test_a_value_that_toml_cannot_hold_is_named_by_its_key() -> None:
+    with pytest.raises(AthenaError, match=r"option `table\.a` holds a complex"):
+        to_values(Experiment(table={"a": 1j}))  # type: ignore[dict-item]
+
+
+words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ["null", "1", "true"]
+)
+number = st.floats(allow_nan=False)
+whole = st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    st.builds(
+        Experiment,
+        steps=whole,
+        data=st.none() | words.map(Path),
+        color=st.sampled_from(Color),
+        mode=st.sampled_from(["fast", "slow"]),
+        sizes=st.lists(whole, max_size=3).map(tuple),
+        layers=st.lists(st.none() | whole, max_size=3),
+        table=st.dictionaries(words, number, max_size=3),
+        text=st.none() | words,
+        anything=st.none() | st.booleans() | whole | number | words,
+        optimizer=st.builds(
+            lambda lr, betas, note: Configured("tool", "plain", {"lr": lr, "betas": betas, "note": note}),
+            number,
+            st.tuples(number, number),
+            st.none() | words,
+        ),
+        schedule=whole.map(lambda rate: Configured("tool", "strict", {"rate": rate})),
+    )
+)
+def test_a_resolved_configuration_is_read_back_the_same(experiment: Experiment) -> None:
+    values = _toml.loads(_toml.dumps(to_values(experiment)))
+    assert read(**values) == experiment
+
+
+def test_differences_name_the_keys_with_both_values() -> None:
+    old = {"steps": 5, "optimizer": {"name": "plain", "lr": 0.1}}
+    new = {"steps": 5, "optimizer": {"name": "plain", "lr": 0.2}, "data": None}
+    assert differences(old, new) == ["optimizer.lr (0.1 -> 0.2)", "data ('absent' -> None)"]
+    assert differences(old, old) == []

@@ -1,0 +1,400 @@
+"""Runs: folders, metrics, state, signals, numbers that are not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from athena_core import (
+    AthenaError,
+    Component,
+    Interrupted,
+    NotFinite,
+    PluginHost,
+    Run,
+    Tracker,
+    hookimpl,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+QUIET = Console(quiet=True)
+
+
+def make(folder: Path, **options: Any) -> Run:
+    return Run(folder, **{"device": "cpu", "console": QUIET, **options})
+
+
+def draw() -> float:
+    """A number from every global generator."""
+    return random.random() + np.random.rand() + torch.rand(()).item()
+
+
+def train(run: Run, total: int, stop: int | None = None, number: int = signal.SIGINT) -> dict[str, float]:
+    """A loop whose metrics depend on the model, the optimizer's momentum and every generator."""
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for step in run.steps(total, model=model, optimizer=optimizer):
+        loss = model(torch.randn(4, 3)).square().mean() + draw()
+        optimizer.zero_grad()
+        loss.backward()
+        run.check_finite(step, model, loss)
+        optimizer.step()
+        run.log(step, loss=loss, lr=0.1)
+        if step == stop:
+            os.kill(os.getpid(), number)
+    return {"loss": loss.item()}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_runs_folder_holds_what_it_should(tmp_path: Path) -> None:
+    with make(tmp_path / "run", config={"recipe": "x", "data": None}) as run:
+        run.finish(train(run, 3))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {
+        "config.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "figures",
+        "summary.json",
+    }
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == torch.get_num_threads()
+    assert summary(tmp_path / "run")["status"] == "complete"
+    assert [list(line)[0] for line in lines(tmp_path / "run")] == ["step"] * 3
+
+
+def test_equal_seeds_are_equal_and_others_are_not(tmp_path: Path) -> None:
+    first, again, other = (_metrics(tmp_path / name, seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
+    assert first == again
+    assert first != other
+
+
+def _metrics(folder: Path, seed: int) -> bytes:
+    with make(folder, seed=seed) as run:
+        run.finish(train(run, 3))
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, stop: int, number: int) -> None:
+    with make(tmp_path / "whole") as run:
+        whole = train(run, 6)
+    with pytest.raises(Interrupted, match=f"interrupted at step {stop}; go on with: athena run --resume"):
+        with make(tmp_path / "cut") as run:
+            train(run, 6, stop, number)
+    assert summary(tmp_path / "cut")["status"] == "interrupted"
+    with make(tmp_path / "cut") as run:
+        if stop < 6:
+            assert train(run, 6) == whole
+        else:
+            assert list(run.steps(6, model=torch.nn.Linear(3, 1), optimizer=_Nothing())) == []
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_bytes()
+
+
+class _Nothing:
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+def test_metrics_behind_the_last_checkpoint_are_dropped_not_repeated(tmp_path: Path) -> None:
+    with make(tmp_path / "whole") as run:
+        train(run, 6)
+    with make(tmp_path / "run") as run, pytest.raises(ZeroDivisionError):
+        for step in run.steps(6, model=torch.nn.Linear(3, 1)):
+            run.log(step, loss=step)
+            if step == 3:
+                1 / 0  # noqa: B018
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3]  # a kill leaves the same
+    with make(tmp_path / "run") as run:
+        train(run, 6)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_signal_outside_the_steps_ends_the_run_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="at step 0") as raised, make(tmp_path / "run"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal did nothing")
+    assert raised.value.signal == signal.SIGTERM
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), make(tmp_path / "run") as run:
+        for _ in run.steps(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second signal did nothing")
+
+
+def test_the_handlers_of_before_are_back_afterwards(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with make(tmp_path / "run"):
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_resume_with_another_configuration_says_which_keys(tmp_path: Path) -> None:
+    config = {"steps": 3, "optimizer": {"name": "a", "lr": 0.1}}
+    with make(tmp_path / "run", config=config) as run:
+        train(run, 1)
+    changed = {"steps": 4, "optimizer": {"name": "a", "lr": 0.2}}
+    says = r"changed: steps \(3 -> 4\), optimizer\.lr \(0\.1 -> 0\.2\)\."
+    with pytest.raises(AthenaError, match=says), make(tmp_path / "run", config=changed):
+        pass
+    (tmp_path / "run" / "config.toml").write_text("steps = 4\n[optimizer]\nname = 'a'\nlr = 0.2\n")
+    with make(tmp_path / "run", config=changed) as run:  # the checkpoint remembers too
+        with pytest.raises(AthenaError, match=rf"\(step-00000001\.pt\); {says}"):
+            run.restore()
+
+
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        train(run, 1)
+    with make(tmp_path / "run") as run:
+        with pytest.raises(AthenaError, match=r"has \['model', 'optimizer'\], the recipe \['model'\]"):
+            next(run.steps(2, model=torch.nn.Linear(3, 1)))
+
+
+def test_a_checkpoint_that_is_not_a_runs_is_refused(tmp_path: Path) -> None:
+    with make(tmp_path / "run"):
+        save_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000009.pt", {"a": 1})
+    with make(tmp_path / "run") as run, pytest.raises(AthenaError, match="is not one of a run"):
+        run.restore()
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    with make(tmp_path / "run", checkpoint_seconds=0.0) as run:
+        train(run, 5)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000004.pt", "step-00000005.pt"]
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / names[0])["step"] == 4
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nC++ frames")
+
+    with make(tmp_path / "run", checkpoint_seconds=0.0) as run, pytest.raises(
+        AthenaError, match="cannot write .*Earlier checkpoints are whole: make room"
+    ) as raised:
+        for step in run.steps(3, model=torch.nn.Linear(1, 1)):
+            if step == 2:
+                monkeypatch.setattr(torch, "save", full)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001.pt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_an_unwritable_folder_is_one_line() -> None:
+    with pytest.raises(AthenaError, match=r"cannot make the run's folder /proc/nowhere/run: "):
+        with make(Path("/proc/nowhere/run")):
+            pass
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AthenaError, match="cannot make the run's folder"), make(tmp_path / "file" / "run"):
+        pass
+
+
+def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
+    with make(tmp_path / "run"):
+        with pytest.raises(AthenaError, match="in use by another process"), make(tmp_path / "run"):
+            pass
+
+
+def test_a_step_is_logged_once(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        run.log(3, loss=1.0)
+        with pytest.raises(ValueError, match="`step` must grow, one call a step; got 3 after 3"):
+            run.log(3, accuracy=1.0)
+
+
+def test_metrics_are_json_even_where_numbers_are_not(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        run.log(1, loss=float("nan"), top=torch.tensor(float("inf")), count=np.int64(3))
+    assert (
+        tmp_path / "run" / "metrics.jsonl"
+    ).read_text() == '{"step": 1, "loss": null, "top": null, "count": 3}\n'
+
+
+class Pair(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(2, 2)
+        self.last = torch.nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x))
+
+
+def backward(model: torch.nn.Module) -> torch.Tensor:
+    loss = model(torch.ones(3, 2)).sum()
+    loss.backward()
+    return loss
+
+
+def test_finite_numbers_give_the_global_norm_of_the_gradients(tmp_path: Path) -> None:
+    model = Pair()
+    loss = backward(model)
+    norms = [parameter.grad.norm() for parameter in model.parameters()]
+    with make(tmp_path / "run") as run:
+        torch.testing.assert_close(run.check_finite(1, model, loss), torch.stack(norms).norm())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_parameter_that_is_not_finite_comes_before_its_consequences(tmp_path: Path, bad: float) -> None:
+    model = Pair()
+    with torch.no_grad():
+        model.first.bias[1] = bad
+    loss = backward(model)
+    with (
+        make(tmp_path / "run") as run,
+        pytest.raises(NotFinite, match=r"step 5: the parameter `first\.bias`"),
+    ):
+        run.check_finite(5, model, loss)
+
+
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is_finite(tmp_path: Path) -> None:
+    model = Pair()
+    loss = backward(model)
+    model.first.weight.grad[0, 0] = float("nan")
+    with make(tmp_path / "run") as run, pytest.raises(NotFinite, match=r"the gradient of `first\.weight`"):
+        run.check_finite(5, model, loss)
+
+
+def test_of_several_gradients_the_first_of_the_backward_pass_is_named(tmp_path: Path) -> None:
+    model = Pair()
+    loss = backward(model)
+    model.first.weight.grad[0, 0] = model.last.weight.grad[0, 0] = float("inf")
+    with make(tmp_path / "run") as run, pytest.raises(NotFinite, match=r"the gradient of `last\.weight`"):
+        run.check_finite(5, model, loss)
+
+
+def test_a_loss_that_is_not_finite_alone_is_named(tmp_path: Path) -> None:
+    model = Pair()
+    loss = backward(model)
+    with make(tmp_path / "run") as run, pytest.raises(NotFinite, match="the loss, with finite parameters"):
+        run.check_finite(5, model, loss * float("nan"))
+
+
+def test_finite_gradients_whose_norm_overflows_pass(tmp_path: Path) -> None:
+    model = Pair()
+    loss = backward(model)
+    model.first.weight.grad.fill_(1e30)
+    with make(tmp_path / "run") as run:
+        assert run.check_finite(5, model, loss) == float("inf")
+
+
+def test_a_nan_stops_the_run_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    model = Pair()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with pytest.raises(NotFinite, match="step 3"), make(tmp_path / "run", checkpoint_seconds=0.0) as run:
+        for step in run.steps(9, model=model, optimizer=optimizer):
+            loss = model(torch.ones(3, 2)).sum() * (float("nan") if step == 3 else 1.0)
+            optimizer.zero_grad()
+            loss.backward()
+            run.check_finite(step, model, loss)
+            optimizer.step()
+            run.log(step, loss=loss)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert all(torch.isfinite(value).all() for value in load_checkpoint(newest)["state"]["model"].values())
+    assert summary(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_module_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    model = Pair()
+    with pytest.raises(NotFinite, match=r"the parameter `model\.last\.bias`"), make(tmp_path / "run") as run:
+        for _ in run.steps(1, model=model):
+            model.last.bias.data.fill_(float("nan"))
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+class Memory(Tracker):
+    seen: ClassVar[list[Any]] = []
+
+    def __init__(self, folder: Path) -> None:
+        self.seen.append(folder)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.seen.append((step, metrics))
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
+class Trackers:
+    @hookimpl
+    def athena_components(self) -> list[Component]:
+        return [Component("tracker", "memory", "test_run:Memory", "Remembers")]
+
+
+def test_trackers_mirror_the_metrics(tmp_path: Path, athena_host: PluginHost) -> None:
+    athena_host.register(Trackers(), "trackers")
+    from test_run import Memory  # as the host imports it
+
+    with make(tmp_path / "run", trackers=["memory", "jsonl"]) as run:
+        run.log(1, loss=0.5)
+    assert Memory.seen == [tmp_path / "run", (1, {"loss": 0.5}), "closed"]
+    assert len(lines(tmp_path / "run")) == 1
+
+
+def test_a_picture_lands_in_the_figures(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    with make(tmp_path / "run") as run:
+        path = run.figure("curve", Figure())
+    assert path == tmp_path / "run" / "figures" / "curve.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress_tells_the_metrics_the_rate_and_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Run(tmp_path / "run", device="cpu", console=Console(width=100)) as run:
+        for step in run.steps(3, unit="tokens", units_per_step=10):
+            run.log(step, loss=0.5)
+        assert list(run.progress([1, 2])) == [1, 2]
+    text = capsys.readouterr().out
+    assert "step 3/3  loss 0.5" in text
+    assert "tokens/s  0:00 left" in text
+
+
+def test_progress_in_a_terminal_is_a_bar(tmp_path: Path) -> None:
+    console = Console(force_terminal=True, record=True, width=100, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    with Run(tmp_path / "run", device="cpu", console=console) as run:
+        for step in run.steps(3):
+            run.log(step, loss=0.5)
+            run.print("a sample [of text]")
+    text = console.export_text()
+    assert "3/3" in text
+    assert "a sample [of text]" in text
+    console.file.close()
