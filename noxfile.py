@@ -10,7 +10,6 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from functools import cache
 from pathlib import Path
 
 import nox
@@ -20,6 +19,7 @@ ROOT = Path(__file__).parent
 CORE = "athena-core"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 WITH_ORACLES = [name for name in PACKAGES if (ROOT / "packages" / name / "tests" / "oracles").is_dir()]
+WHEELS: dict[str, str] = {}
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
@@ -44,25 +44,23 @@ def group(package: str, name: str) -> list[str]:
     return list(nox.project.dependency_groups(project(package), name))
 
 
-@cache
-def wheels() -> dict[str, str]:
-    """Each package's wheel, built once a nox process, by name."""
-    folder = Path(tempfile.mkdtemp(prefix="athena-wheels-"))
-    session = _current[0]
-    paths = [str(ROOT / "packages" / name) for name in PACKAGES]
-    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), *paths)
-    return {name: str(next(folder.glob(f"{name.replace('-', '_')}-*.whl"))) for name in PACKAGES}
+def wheels(session: nox.Session) -> dict[str, str]:
+    """Each package's wheel by name, built once a nox process."""
+    if not WHEELS:
+        folder = Path(tempfile.mkdtemp(prefix="athena-wheels-"))
+        sources = [str(ROOT / "packages" / name) for name in PACKAGES]
+        session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), *sources)
+        for name in PACKAGES:
+            WHEELS[name] = str(next(folder.glob(f"{name.replace('-', '_')}-*.whl")))
+    return WHEELS
 
 
-_current: list[nox.Session] = []
-
-
-def install(session: nox.Session, *packages: str, extra: str = "", also: list[str] | None = None) -> None:
+def install(
+    session: nox.Session, *packages: str, also: list[str], constraints: Path = ROOT / "constraints.txt"
+) -> None:
     """Install the wheels of these packages, anew, and what else is named, under the constraints."""
-    _current[:] = [session]
-    mine = [wheels()[name] for name in packages]
-    constraints = ["-q", "-c", str(ROOT / "constraints.txt")]
-    session.install(*constraints, *(path + extra for path in mine), *(also or []))
+    mine = [wheels(session)[name] for name in packages]
+    session.install("-q", "-c", str(constraints), *mine, *also)
     session.install("-q", "--force-reinstall", "--no-deps", *mine)
 
 
@@ -74,7 +72,7 @@ def together(package: str) -> list[str]:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Train a transformer on real text, from parts found by name: the main job."""
-    install(session, *PACKAGES, extra="", also=["matplotlib"])
+    install(session, *PACKAGES, also=["matplotlib"])
     session.run("athena", "list")
     session.run("athena", "run", "lm", *session.posargs)
     session.log(f"this environment stays: `. {session.bin}/activate` brings the command `athena`")
@@ -146,10 +144,7 @@ def lowest(session: nox.Session, package: str) -> None:
         line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
     )
     constraints.write_text("\n".join([torch, *floors.values()]) + "\n")
-    _current[:] = [session]
-    mine = [wheels()[name] for name in together(package)]
-    session.install("-q", "-c", str(constraints), *mine, *group(package, "tests"))
-    session.install("-q", "--force-reinstall", "--no-deps", *mine)
+    install(session, *together(package), also=group(package, "tests"), constraints=constraints)
     folder = ROOT / "packages" / package / "tests"
     session.run("pytest", "-q", str(folder), f"--ignore={folder / 'oracles'}", *session.posargs)
 

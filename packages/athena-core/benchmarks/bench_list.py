@@ -8,15 +8,14 @@ Each case is a folder of generated distributions on PYTHONPATH, beside whatever 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _table import medians, parser, report
 
 HEAVY = ("torch", "numpy", "triton")
 LIST = "from athena_core._cli import main; main(['list'])"
@@ -66,34 +65,20 @@ def measure(folder: Path, components: int, repeats: int) -> tuple[float, float, 
     *rows, modules = printed.splitlines()
     if sum("Part number" in row for row in rows) != components:
         raise SystemExit(f"expected {components} components in the list; got:\n{printed}")
-    ours, python = [], []
-    for _ in range(repeats):  # in turn, so that both meet the same load
-        ours.append(run(LIST, environment)[0])
-        python.append(run("", environment)[0])
-    return (
-        statistics.median(ours),
-        statistics.median(python),
-        [name for name in HEAVY if name in modules.split()],
-    )
+    ours, python = medians(repeats, lambda: run(LIST, environment)[0], lambda: run("", environment)[0])
+    return ours, python, [name for name in HEAVY if name in modules.split()]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--json", type=Path, default=Path("bench_list.json"))
-    options = parser.parse_args()
+    options = parser(__doc__, repeats=20).parse_args()
     rows = []
-    print(f"{'case':32}{'ours ms':>10}{'bar ms':>10}{'ratio':>8}{'python ms':>11}  heavy modules")
     for case, plugins, components, bar in CASES:
         with tempfile.TemporaryDirectory() as folder:
             write_plugins(Path(folder), plugins, components)
             ours, python, heavy = measure(Path(folder), components, options.repeats)
-        row = {"case": case, "ours": ours, "bar": bar, "ratio": bar / ours, "python": python, "heavy": heavy}
-        rows.append(row)
-        print(
-            f"{case:32}{ours:10.1f}{bar:10.0f}{bar / ours:8.2f}{python:11.1f}  {', '.join(heavy) or 'none'}"
-        )
-    options.json.write_text(json.dumps(rows, indent=1))
+        row = {"case": case, "ours": ours, "bar": bar, "ratio": bar / ours, "unit": "ms"}
+        rows.append({**row, "python": python, "heavy": heavy})
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Killed(Recipe):
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches}
         for step in run.steps(self.steps, **parts):
             rows = batches.draw()
-            noise = torch.from_numpy(np.random.normal(0.0, 0.01, (len(rows), 1))).float()  # noqa: NPY002
+            noise = torch.from_numpy(np.random.normal(0.0, 0.01, (len(rows), 1))).float()
             loss = F.mse_loss(model(x[rows]), y[rows] + noise)
             optimizer.zero_grad()
             loss.backward()
@@ -71,4 +71,4 @@ class Killed(Recipe):
             schedule.step()
             run.log(step, loss=loss, lr=schedule.get_last_lr()[0])
         last = F.mse_loss(model(x), y)  # dropout still on: the generators' states show
-        return {"loss": last.item(), "drawn": random.random() + float(np.random.rand())}  # noqa: NPY002
+        return {"loss": last.item(), "drawn": random.random() + float(np.random.rand())}

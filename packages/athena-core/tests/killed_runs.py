@@ -67,9 +67,9 @@ class KilledRun:
         file = self.path and self.path / "metrics.jsonl"
         return file.read_bytes().count(b"\n") if file and file.exists() else 0
 
-    def half_written(self) -> list[Path]:
+    def half_written(self) -> set[Path]:
         """The files that a kill cut short."""
-        return [] if self.path is None else [path for path in self.path.rglob(".*.tmp") if path.is_file()]
+        return set() if self.path is None else set(self.path.rglob(".*.tmp"))
 
     def result(self) -> tuple[bytes, str]:
         """``metrics.jsonl``, and the final metrics as they stand in ``summary.json``."""

@@ -81,7 +81,7 @@ def test_a_runs_folder_holds_what_it_should(tmp_path: Path) -> None:
     assert environment["torch"] == torch.__version__
     assert environment["threads"] == torch.get_num_threads()
     assert summary(tmp_path / "run")["status"] == "complete"
-    assert [list(line)[0] for line in lines(tmp_path / "run")] == ["step"] * 3
+    assert [next(iter(line)) for line in lines(tmp_path / "run")] == ["step"] * 3
 
 
 def test_equal_seeds_are_equal_and_others_are_not(tmp_path: Path) -> None:
@@ -201,9 +201,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nC++ frames")
 
-    with make(tmp_path / "run", checkpoint_seconds=0.0) as run, pytest.raises(
-        AthenaError, match="cannot write .*Earlier checkpoints are whole: make room"
-    ) as raised:
+    with (
+        make(tmp_path / "run", checkpoint_seconds=0.0) as run,
+        pytest.raises(
+            AthenaError, match=r"cannot write .*Earlier checkpoints are whole: make room"
+        ) as raised,
+    ):
         for step in run.steps(3, model=torch.nn.Linear(1, 1)):
             if step == 2:
                 monkeypatch.setattr(torch, "save", full)

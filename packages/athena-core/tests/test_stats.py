@@ -120,9 +120,9 @@ def test_same_seed_agrees_and_different_seeds_differ(function):
 
 
 def test_global_random_state_is_neither_read_nor_changed(function):
-    before = np.random.get_state()[1].copy()  # noqa: NPY002  the state under test
+    before = np.random.get_state()[1].copy()
     function(drawn(4, 2), rng=0)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 def test_generator_advances_so_that_its_second_interval_is_new():

@@ -45,6 +45,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in it is ever executed.
 
     Raises AthenaError if the file is absent, empty, cut short, or holds a pickled object.
+
+    >>> load_checkpoint("absent.pt")
+    Traceback (most recent call last):
+    ...
+    athena_core._errors.AthenaError: checkpoint absent.pt cannot be read: No such file or directory.
     """
     path = Path(path)
     if path.exists() and path.stat().st_size == 0:

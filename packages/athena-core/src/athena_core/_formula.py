@@ -15,8 +15,8 @@ def differentiable(
     reference: Callable[..., Any],
     forward: Callable[..., Any],
     is_tensor: Sequence[bool],
-) -> type[torch.autograd.Function]:
-    """Make the autograd function of a kernel; it takes the op's arguments, then the dispatcher's keys.
+) -> Callable[..., Any]:
+    """Return a function of the op's arguments and the dispatcher's keys that autograd knows as one step.
 
     Args:
         name: for errors.
@@ -57,7 +57,8 @@ def differentiable(
                 raise RuntimeError(f"{name}: `backward` gives no gradient for an argument that needs one.")
             return (*found, None)
 
-    return KernelFunction
+    # `Function.apply` itself looks for functorch transforms first, for 1.5 us; the caller has done so.
+    return super(torch.autograd.Function, KernelFunction).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _FormulaContext:

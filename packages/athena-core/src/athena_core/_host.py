@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,8 @@ class PluginHost:
         candidate = _Plugin(PluginStatus(normalise(distribution), version, entry_point or own_name))
         with self._lock:
             self._admit(candidate, plugin)
+        if kernels := sys.modules.get("athena_core._kernels"):
+            kernels.forget()  # an op that has been called before may have a kernel now
         return candidate.status
 
     def plugins(self) -> list[PluginStatus]:

@@ -257,8 +257,9 @@ def _refusal(
     left = None if empty.room.free is None else empty.room.free - loads[-1].total
     return (
         f"{_describe(max(unit, key=TensorSize.bytes))} and what is kept beside it need"
-        f" {size_text(here.total)}; {size_text(left)} is left on {empty.room.device}. All together: {size_text(whole.total)}"
-        f" (parameters {size_text(whole.parameters)}, gradients {size_text(whole.gradients)},"
+        f" {size_text(here.total)}; {size_text(left)} is left on {empty.room.device}."
+        f" All together: {size_text(whole.total)} (parameters {size_text(whole.parameters)},"
+        f" gradients {size_text(whole.gradients)},"
         f" optimizer {size_text(whole.optimizer)}, activations {size_text(whole.activations)}); free: {free}."
         " Give more devices, or the CPU as the last, a smaller dtype, fewer `rows`, or `training=False`."
     )

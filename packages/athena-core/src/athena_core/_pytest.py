@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def athena_host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
+def athena_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginHost]:
     """A host with athena-core's own plugin alone, the default one for the length of the test.
 
     What is installed stays unseen: looking for it raises RuntimeError.
@@ -24,7 +26,9 @@ def athena_host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
     host.register(_plugin, _discovery.CORE, version(_discovery.CORE), "core")
     monkeypatch.setattr(_host, "_default", host)
     monkeypatch.setattr(_discovery, "scan", _refuse)
-    return host
+    yield host
+    if kernels := sys.modules.get("athena_core._kernels"):
+        kernels.forget()  # ops must not keep the kernels of this host
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from athena_core._errors import AthenaError
 
@@ -92,6 +92,11 @@ class Recipe(ABC):
     """
 
     steps: int = 100
+
+    @classmethod
+    def example(cls) -> Self:
+        """A small instance, which the conformance kit runs several times; override it if 4 steps are long."""
+        return cls(steps=4)
 
     @abstractmethod
     def run(self, run: Run) -> Mapping[str, float]:

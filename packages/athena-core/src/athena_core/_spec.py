@@ -10,6 +10,7 @@ from athena_core._component import Component, Kernel, Kind
 
 PROJECT = "athena"
 hookspec = pluggy.HookspecMarker(PROJECT)
+#: Mark a plugin module's function as the answer to the hook of its name.
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 

@@ -21,10 +21,10 @@ TOLERANCE = 4 * 0.027 / 3.9
 
 @pytest.fixture(autouse=True)
 def _global_state():
-    before = np.random.get_state()  # noqa: NPY002  rliable's only source of randomness
-    np.random.seed(20210830)  # noqa: NPY002
+    before = np.random.get_state()
+    np.random.seed(20210830)
     yield
-    np.random.set_state(before)  # noqa: NPY002
+    np.random.set_state(before)
 
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import Any
 
 from athena_core import _discovery
 from athena_core._component import Component, Kind
+from athena_core._errors import AthenaError
 from athena_core._host import PluginHost, default_host
-from athena_core._target import resolve
+from athena_core._target import resolve, unmet_requirements
 from athena_core.testing._check import Check
 
 HEAVY = ("torch", "numpy", "triton")
@@ -116,6 +117,9 @@ def _check_kind(kind: Kind) -> None:
 
 def _component_checks(host: PluginHost, component: Component) -> Iterator[Check]:
     label = f"{component.kind}/{component.name}"
+    if unmet_requirements(component.requires):
+        yield Check(f"{label}: says what to install", partial(_check_refusal, host, component))
+        return
     yield Check(f"{label}: target resolves", partial(host.load, component.kind, component.name))
     yield Check(f"{label}: kind is declared", partial(host.kind, component.kind))
     if component.kind not in {kind.name for kind in host.kinds()}:
@@ -130,6 +134,15 @@ def _component_checks(host: PluginHost, component: Component) -> Iterator[Check]
         target = host.load(component.kind, component.name)
         for check in resolve(kind.checks)(component, target):
             yield Check(f"{label}: {check.name}", check.run)
+
+
+def _check_refusal(host: PluginHost, component: Component) -> None:
+    try:
+        host.load(component.kind, component.name)
+        message = "it loads"
+    except AthenaError as error:
+        message = str(error)
+    assert "pip install" in message, f"{component.requires} are not met: {message}"
 
 
 def _build(host: PluginHost, kind: Kind, component: Component) -> Any:

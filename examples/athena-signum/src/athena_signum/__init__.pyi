@@ -1,0 +1,1 @@
+from ._signum import Signum as Signum

@@ -1,0 +1,11 @@
+from ._attention import MultiHeadAttention as MultiHeadAttention
+from ._block import TransformerBlock as TransformerBlock
+from ._decoder import DecoderLM as DecoderLM
+from ._feed_forward import SwiGLU as SwiGLU
+from ._positions import NoPositions as NoPositions
+from ._positions import Positions as Positions
+from ._rms_norm import RMSNorm as RMSNorm
+from ._rms_norm import rms_norm as rms_norm
+from ._rotary import RotaryPositions as RotaryPositions
+from ._sample import filter_logits as filter_logits
+from ._sample import sample as sample
