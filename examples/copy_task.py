@@ -57,6 +57,7 @@ def train(folder: Path, steps: int = 150) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for tensors this small, a second thread costs more than it gives
     try:
         print(train(Path("runs/copy-task")))
     except Interrupted:

@@ -122,6 +122,14 @@ def test_a_string_in_a_file_stays_that_string(words: str) -> None:
     assert experiment.optimizer.options["note"] == words
 
 
+def test_an_option_may_be_spelled_with_hyphens() -> None:
+    @dataclass(kw_only=True)
+    class Spelled(Experiment):
+        eval_every: int = 1
+
+    assert read("--eval-every", "3", recipe=Spelled).eval_every == 3
+
+
 def test_null_on_the_command_line_is_none() -> None:
     assert read("--text", "null").text is None
 

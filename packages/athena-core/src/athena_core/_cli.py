@@ -208,6 +208,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        print("none")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -48,7 +48,15 @@ def resolve(
 
 def options_help(recipe: type[Recipe], arguments: Sequence[str], *, name: str) -> str:
     """The options of a recipe, and of the components that ``arguments`` choose, for ``--help``."""
-    return _Reading(recipe, arguments, {}, name, "").parser.format_help()
+    reading = _Reading(recipe, arguments, {}, name, "")
+    for action in reading.parser._actions:
+        (option, *_) = action.option_strings
+        if option.removeprefix("--") in reading.slots:
+            action.help, action.metavar = f"short for {option}.name", "NAME"
+        elif option == "-h" or option.endswith(".help"):
+            action.help = argparse.SUPPRESS  # jsonargparse's own
+    text = re.sub(r",\s+known subclasses:[^)]*", "", reading.parser.format_help())
+    return re.sub(r":math:`([^`]*)`", r"\1", text)
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
@@ -189,6 +197,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not argument.startswith("--") or argument == "--":
             raise AthenaError(f"got `{argument}` where an option such as `--steps` was expected.")
         path, equals, text = argument.removeprefix("--").partition("=")
+        path = path.replace("-", "_")  # `--eval-every` is `eval_every`
         if not equals and (text := next(rest, None)) is None:
             raise AthenaError(f"option `--{path}` needs a value.")
         yield path, text

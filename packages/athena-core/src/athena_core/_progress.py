@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 10.0
-LIVE_SECONDS = 0.1
+LIVE_SECONDS = 0.2
 
 
 class Bar:
@@ -36,7 +36,7 @@ class Bar:
     def __enter__(self) -> Bar:
         if self._console.is_terminal:
             columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._live = Progress(*columns, console=self._console)
+            self._live = Progress(*columns, console=self._console, auto_refresh=False)
             self._live.add_task("starting", total=self._total, completed=self._done)
             self._live.start()
         return self
@@ -60,7 +60,7 @@ class Bar:
             of = f"/{self._total}" if self._total else ""
             self._console.print(f"step {done}{of}  {text}", highlight=False)
         else:
-            self._live.update(self._live.task_ids[0], completed=done, description=text, refresh=last)
+            self._live.update(self._live.task_ids[0], completed=done, description=text, refresh=True)
 
     def _text(self, metrics: Mapping[str, float], seconds: float) -> str:
         here = self._done - self._first

@@ -205,9 +205,10 @@ class Run:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if not self._looping or self._signal is not None:
+        at_once = not self._looping or self._signal is not None
+        self._signal = number  # noted in any case: an exception may be lost in somebody's `__del__`
+        if at_once:
             raise Interrupted(number, self._how_to_resume())
-        self._signal = number
 
     def _how_to_resume(self) -> str:
         return f"interrupted at step {self._step}; go on with: athena run --resume {self.dir}"
