@@ -58,7 +58,7 @@ class Bar:
         text = self._text(metrics, now - self._begun)
         if self._live is None:
             of = f"/{self._total}" if self._total else ""
-            self._console.print(f"step {done}{of}  {text}", highlight=False)
+            self._console.print(f"step {done}{of}  {text}", highlight=False, soft_wrap=True)
         else:
             self._live.update(self._live.task_ids[0], completed=done, description=text, refresh=True)
 

@@ -192,12 +192,13 @@ def _gated_width(width: int) -> int:
 
 
 def printable(text: bytes) -> str:
-    r"""The text with a dot for all that a terminal might obey.
+    r"""The text with a dot for all that is not text, and for all that a terminal might obey.
 
     >>> printable(b"one\n\x1b[2J two")
     'one\n·[2J two'
     """
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text.decode(errors="replace"))
+    shown = (c if c.isprintable() or c == "\n" else "·" for c in text.decode(errors="replace"))
+    return "".join(shown).replace("\N{REPLACEMENT CHARACTER}", "·")
 
 
 def learning_curve(metrics: Path, final: tuple[int, float], marks: Mapping[str, float]) -> Figure:
