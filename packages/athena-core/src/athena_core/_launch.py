@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="auto, or a device type such as cpu or cuda:1 (default: auto)")
     add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run's folder is made")
     add("--tracker", action="append", default=[], metavar="NAME", help="also send metrics there; repeatable")
-    add("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="time between checkpoints (default: 60)")
+    add("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="time between two (default: 60)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the run, or the seeds, in a folder")
     add("--help", "-h", action="store_true", help="show this, and the options of the recipe NAME")
     return parser
