@@ -40,7 +40,6 @@ def test_components_are_found_by_name():
 
 
 def test_a_schedule_is_plotted():
-    pytest.importorskip("matplotlib")
     (axes,) = plot_schedule(warmup_cosine).axes
     shares = axes.lines[0].get_ydata()
     expected = [warmup_cosine_factor(step, warmup_steps=100, total_steps=1000) for step in range(1001)]

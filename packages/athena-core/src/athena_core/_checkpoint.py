@@ -25,7 +25,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     read back with ``weights_only=True``, and only then renamed to ``path``.
 
     Raises TypeError, with the key path, for anything that could not be read back: an object, a
-    path, a deque.
+    path, a deque; and OSError if the disk is full.
 
     >>> import tempfile, numpy
     >>> path = Path(tempfile.mkdtemp()) / "state.pt"
@@ -38,7 +38,12 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     TypeError: `data.file` holds a PosixPath; a checkpoint takes tensors, arrays and primitives.
     """
     portable = _portable(state, "")
-    write_atomically(Path(path), lambda file: torch.save(portable, file), check=load_checkpoint)
+    try:
+        write_atomically(Path(path), lambda file: torch.save(portable, file), check=load_checkpoint)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # what the system said, before torch's own words
+            raise error.__context__ from error
+        raise
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

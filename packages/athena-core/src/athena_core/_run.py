@@ -309,10 +309,9 @@ class Run:
         }
         try:
             save_checkpoint(path, content)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        except OSError as error:
             raise AthenaError(
-                f"cannot write {path}: {reason}. Earlier checkpoints are whole: make room, then "
+                f"cannot write {path}: {error.strerror}. Earlier checkpoints are whole: make room, then "
                 f"athena run --resume {self.dir}"
             ) from error
         for old in self._checkpoints()[:-KEEP]:

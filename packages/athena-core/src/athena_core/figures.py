@@ -66,7 +66,8 @@ def learning_curves(
         colour = PALETTE[index % len(PALETTE)]
         style = _DASHES[index // len(PALETTE) % len(_DASHES)]
         marker = "o" if len(x) == 1 else None  # a line of one point is invisible
-        axes.plot(x, estimate, color=colour, linestyle=style, linewidth=1.8, marker=marker, label=label)
+        width = 1.8 if len(x) < 200 else 1.0  # a line of many points is noisy
+        axes.plot(x, estimate, color=colour, linestyle=style, linewidth=width, marker=marker, label=label)
         if isinstance(curve, Band):
             axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
     for index, (label, level) in enumerate((levels or {}).items()):

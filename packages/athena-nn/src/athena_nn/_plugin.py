@@ -40,6 +40,7 @@ def athena_components() -> list[Component]:
             "lm",
             "athena_nn._recipe_lm:LM",
             "Trains a byte-level language model on a text; beside it, what xz needs",
-            requires=("athena-optim>=0.1,<0.2",),  # parameter groups, and the default optimizer and schedule
+            # athena-optim: parameter groups, the default optimizer and schedule; matplotlib: the curve
+            requires=("athena-optim>=0.1,<0.2", "matplotlib>=3.9"),
         ),
     ]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from athena_core import AthenaError, Configured, Recipe, Run, backend, component, create
+from athena_core.figures import learning_curves
 from athena_nn._bits import unigram_entropy, xz_bits
 from athena_nn._decoder import DecoderLM
 from athena_nn._sample import sample
@@ -203,19 +204,13 @@ def printable(text: bytes) -> str:
 
 def learning_curve(metrics: Path, final: tuple[int, float], marks: Mapping[str, float]) -> Figure:
     """Draw bits per byte over steps: training, held out up to ``final``, and ``marks`` as lines."""
-    from matplotlib.figure import Figure
-
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     held = [(row["step"], row["heldout_bits_per_byte"]) for row in rows if "heldout_bits_per_byte" in row]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    training = [(row["step"], row["bits_per_byte"]) for row in rows]
-    axes.plot(*zip(*training, strict=True), lw=0.8, alpha=0.6, label="training")
-    axes.plot(*zip(*held, final, strict=True), "o-", color="black", label=f"held out: {final[1]:.2f}")
-    for (name, value), style in zip(marks.items(), ("-", "--", ":"), strict=True):
-        axes.axhline(value, color="tab:red", ls=style, lw=1, label=f"{WORDS[name]}: {value:.2f}")
-    axes.set(xlabel="step", ylabel="bits per byte", title="Byte-level language model")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
+    held_steps, held_bits = zip(*held, final, strict=True)
+    curves = {
+        "training": ([row["step"] for row in rows], [row["bits_per_byte"] for row in rows]),
+        f"held out: {final[1]:.2f}": (held_steps, held_bits),
+    }
+    levels = {f"{WORDS[name]}: {value:.2f}": value for name, value in marks.items()}
+    title = "Byte-level language model"
+    return learning_curves(curves, x_label="step", y_label="bits per byte", title=title, levels=levels)
