@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ def test_a_file_that_is_cut_short_is_one_line(tmp_path: Path, share: float) -> N
     with pytest.raises(AthenaError, match=r"a\.pt is cut short or damaged\.|holds something other") as raised:
         load_checkpoint(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_with_any_byte_changed_loads_or_is_one_line(tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "a.pt"
+    state = {"weight": torch.arange(4.0), "steps": 3, "name": "a"}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except AthenaError as error:
+            assert "\n" not in str(error)  # noqa: PT017
 
 
 class Bomb:

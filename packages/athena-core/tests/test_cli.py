@@ -30,7 +30,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 import torch
-from athena_core import Recipe, Run
+from athena_core import AthenaError, Recipe, Run
 
 @dataclass(kw_only=True)
 class Walk(Recipe):
@@ -41,14 +41,18 @@ class Walk(Recipe):
         size: how far one goes.
         pause: seconds between two.
         turn: the step at which it goes nowhere.
+        late: whether it finds a mistake in what it is given.
     """
 
     steps: int = 5
     size: float = 1.0
     pause: float = 0.0
     turn: int = 0
+    late: bool = False
 
     def run(self, run: Run) -> Mapping[str, float]:
+        if self.late:
+            raise AthenaError("found late")
         model = torch.nn.Linear(1, 1)
         for step in run.steps(self.steps, model=model):
             time.sleep(self.pause)
@@ -145,14 +149,21 @@ def test_a_closed_pipe_is_no_error(recipes: Path) -> None:
         (["run", "walk", "--sizes", "3"], "unknown option `--sizes`. Did you mean `--size`?"),
         (["run", "walk", "--size", "big"], "option `size` must be float; got big."),
         (["run", "walk", "--device", "cdua"], "Did you mean `cuda`?"),
-        (["run", "walk", "--seed", "-1"], "`seed` must be a whole number of at least 0; got -1."),
+        (
+            ["run", "walk", "--seed", "-1"],
+            "`seed` must be a whole number from 0 to 9223372036854775807; got -1.",
+        ),
         (["run", "walk", "--seed", "x"], "invalid int value: 'x'"),
+        (["run", "walk", "--seed", str(2**70)], "`seed` must be a whole number from 0 to"),
         (["run", "walk", "--seeds", "3:1"], "`--seeds` must be a range such as 0:10"),
         (["run", "walk", "--seeds", "1,1"], "`--seeds` must be a range such as 0:10"),
         (["run", "walk", "--seeds", "0:2", "--seed", "1"], "exclude each other"),
         (["run", "walk", "--config", "absent.toml"], "absent.toml: cannot be read"),
         (["run", "walk", "--tracker", "papre"], "unknown tracker `papre`"),
-        (["run", "walk", "--resume", "x"], "`--resume` takes the recipe from the folder"),
+        (["run", "walk", "--resume", "x"], "leave out `walk`"),
+        (["run", "--resume", "x", "--config", "a.toml"], "leave out `--config`"),
+        (["run", "--resume", "x", "--out", "y"], "leave out `--out`"),
+        (["run", "--resume", "x", "--seeds", "0:2"], "leave out `--seeds`"),
         (["run", "--resume", "absent"], "absent holds no run"),
         (["new", "Bad Name"], "lower case, words joined by `-`"),
         (["doctor", "--model", "absent:factory"], "absent"),
@@ -264,6 +275,39 @@ def test_several_seeds_make_a_run_each_and_are_reported(
     assert list((tmp_path / "report").glob("*.png"))
 
 
+def test_a_mistake_found_late_leaves_no_folder(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    complaint(capsys, "run", "walk", "--out", tmp_path / "runs", "--tracker", "absent", "--seeds", "0:3")
+    complaint(capsys, "run", "walk", "--out", tmp_path / "runs", "--late", "true", "--seeds", "0:3")
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_recipe_that_is_no_name_is_one_line(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a.toml").write_text("recipe = 3\n")
+    assert "name a recipe" in complaint(capsys, "run", "--config", tmp_path / "a.toml")
+
+
+def test_info_of_what_has_no_signature_shows_the_rest(installed: Path, capsys: pytest.CaptureFixture) -> None:
+    source = (
+        HEAD
+        + '\n@hookimpl\ndef athena_components():\n    return [Component("thing", "tau", "math:tau", "t")]\n'
+    )
+    write_distribution(installed, "things", source)
+    code, out, _ = athena(capsys, "info", "thing/tau")
+    assert code == 0
+    assert "math:tau" in out
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced(recipes: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(recipes), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "athena_core", "run", "walk", "--out", str(tmp_path / "ünï")]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"?n?" in done.stdout
+
+
 def test_a_nan_stops_the_run_with_one_line(
     recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -301,7 +345,7 @@ def test_a_damaged_checkpoint_is_one_line(
 ) -> None:
     athena(capsys, "run", "walk", "--out", tmp_path / "runs")
     run = only_run(tmp_path / "runs")
-    (run / "summary.json").unlink()
+    (run / "summary.json").write_text("{cut")
     (run / "checkpoints" / "step-00000005.pt").write_bytes(damage)
     assert "step-00000005.pt" in complaint(capsys, "run", "--resume", run)
 
@@ -334,7 +378,7 @@ def test_a_signal_saves_and_says_how_to_resume(recipes: Path, tmp_path: Path, nu
         err = process.stderr.read().decode()
     folder = only_run(tmp_path / "cut")
     assert process.returncode == 128 + number
-    assert f"go on with: athena run --resume {folder / 'seed-0'}" in err
+    assert f"go on with: athena run --resume {folder}\n" in err
     finish("--resume", folder)
     finish("walk", "--out", tmp_path / "whole", *options)
     for seed in ("seed-0", "seed-1"):

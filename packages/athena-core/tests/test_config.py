@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -35,7 +35,7 @@ def plain(params: object, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.
     return params, lr, betas, note
 
 
-def strict(params: object, total: int, rate: int, inner: object = len):
+def strict(params: object, total: int, rate: int, inner: Callable[..., int] = len):
     return params, total, rate, inner
 
 
@@ -226,5 +226,60 @@ def test_a_resolved_configuration_is_read_back_the_same(experiment: Experiment) 
 def test_differences_name_the_keys_with_both_values() -> None:
     old = {"steps": 5, "optimizer": {"name": "plain", "lr": 0.1}}
     new = {"steps": 5, "optimizer": {"name": "plain", "lr": 0.2}, "data": None}
-    assert differences(old, new) == ["optimizer.lr (0.1 -> 0.2)", "data ('absent' -> None)"]
+    assert differences(old, new) == ["optimizer.lr (0.1 -> 0.2)", "data (absent -> None)"]
     assert differences(old, old) == []
+    assert differences({"a": "absent"}, {}) == ["a ('absent' -> absent)"]
+
+
+def test_a_nan_is_no_difference_to_a_nan() -> None:
+    nan = float("nan")
+    assert differences({"a": nan, "b": [nan]}, {"a": float("nan"), "b": [float("nan")]}) == []
+    assert differences({"a": nan}, {"a": 1.0}) == ["a (nan -> 1.0)"]
+
+
+def test_an_option_that_toml_cannot_hold_is_refused_when_it_is_given() -> None:
+    """One that the component has by default is left to it; one that was asked for must not be dropped."""
+    given = read("--optimizer", "strict", "--optimizer.total", "1", "--optimizer.rate", "2")
+    assert "inner" not in given.optimizer.options
+    with pytest.raises(AthenaError, match=r"option `schedule\.inner` holds a "):
+        to_values(read("--schedule.inner", "builtins.max"))
+
+
+def keyword_only(*, base: float, scale: float = 1.0):
+    return base, scale
+
+
+def test_only_a_positional_required_parameter_is_the_recipes() -> None:
+    from athena_core._config import _given
+    from athena_core._recipe import Slot
+
+    assert _given(keyword_only, Slot("tool", ())) == set()
+    assert _given(keyword_only, Slot("tool", ("scale", "else"))) == {"scale"}
+    assert _given(lambda base=1.0: base, Slot("tool", ())) == set()
+    assert _given(plain, Slot("tool", ())) == {"params"}
+
+
+def test_what_the_recipe_itself_refuses_is_one_line() -> None:
+    @dataclass(kw_only=True)
+    class Picky(Experiment):
+        def __post_init__(self) -> None:
+            if self.steps < 1:
+                raise ValueError(f"`steps` must be at least 1; got {self.steps}.")
+
+    with pytest.raises(AthenaError, match="`steps` must be at least 1; got 0"):
+        read("--steps", "0", recipe=Picky)
+
+
+def union(params: object, lr: float | bool = 0.1):
+    return params, lr
+
+
+def test_a_union_that_fits_no_type_is_one_line_of_its_types(athena_host: PluginHost) -> None:
+    class Union:
+        @hookimpl
+        def athena_components(self) -> list[Component]:
+            return [Component("tool", "union", "test_config:union", "Union")]
+
+    athena_host.register(Union(), "union")
+    with pytest.raises(AthenaError, match=r"option `optimizer\.lr` must be float \| bool; got fast\."):
+        read("--optimizer", "union", "--optimizer.lr", "fast")

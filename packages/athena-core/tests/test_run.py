@@ -169,9 +169,9 @@ def test_a_resume_with_another_configuration_says_which_keys(tmp_path: Path) -> 
     with pytest.raises(AthenaError, match=says), make(tmp_path / "run", config=changed):
         pass
     (tmp_path / "run" / "config.toml").write_text("steps = 4\n[optimizer]\nname = 'a'\nlr = 0.2\n")
-    with make(tmp_path / "run", config=changed) as run:  # the checkpoint remembers too
-        with pytest.raises(AthenaError, match=rf"\(step-00000001\.pt\); {says}"):
-            run.restore()
+    remembered = rf"\(step-00000001\.pt\); {says}"
+    with pytest.raises(AthenaError, match=remembered), make(tmp_path / "run", config=changed):
+        pass
 
 
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_not_a_runs_is_refused(tmp_path: Path) -> None:
     with make(tmp_path / "run"):
         save_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000009.pt", {"a": 1})
-    with make(tmp_path / "run") as run, pytest.raises(AthenaError, match="is not one of a run"):
-        run.restore()
+    with pytest.raises(AthenaError, match="is not one of a run"), make(tmp_path / "run"):
+        pass
 
 
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -242,6 +242,103 @@ def test_a_step_is_logged_once(tmp_path: Path) -> None:
         run.log(3, loss=1.0)
         with pytest.raises(ValueError, match="`step` must grow, one call a step; got 3 after 3"):
             run.log(3, accuracy=1.0)
+
+
+def test_lines_of_before_the_steps_stand_and_come_once(tmp_path: Path) -> None:
+    """A baseline at step 0, in a run that is cut and goes on: the lines are those of a whole run."""
+
+    def script(folder: Path, stop: int | None) -> None:
+        with make(folder) as run:
+            run.log(0, loss=draw())
+            for step in run.steps(4, model=torch.nn.Linear(1, 1)):
+                run.log(step, loss=draw())
+                if step == stop:
+                    os.kill(os.getpid(), signal.SIGINT)
+            run.log(9, loss=draw())
+
+    script(tmp_path / "whole", None)
+    with pytest.raises(Interrupted):
+        script(tmp_path / "cut", 2)
+    script(tmp_path / "cut", None)
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [0, 1, 2, 3, 4, 9]
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_a_run_without_checkpoints_logs_each_line_once_when_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with make(tmp_path / "run") as run:
+            run.log(1, loss=draw())
+            run.log(2, loss=draw())
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+def test_steps_are_counted_once_a_run(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        assert list(run.steps(2)) == [1, 2]
+        with pytest.raises(RuntimeError, match="`steps` must be called once a run"):
+            next(run.steps(2))
+
+
+def test_metrics_that_lost_lines_are_not_gone_on_with(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        train(run, 2)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(AthenaError, match="is shorter than when the checkpoint was written"):
+        with make(tmp_path / "run"):
+            pass
+
+
+def test_a_loop_of_ones_own_checkpoints_and_restores(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        assert run.restore() is None
+        run.checkpoint({"total": 7}, step=3)
+        expected = draw()
+    assert summary(tmp_path / "run")["step"] == 3
+    with make(tmp_path / "run", seed=5) as run:
+        assert run.restore() == {"total": 7}
+        assert draw() == expected
+
+
+def test_a_state_that_cannot_be_saved_is_one_line_with_its_key(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        with pytest.raises(AthenaError, match=r"cannot save the run's state: `state\.model\.path` holds a "):
+            run.checkpoint({"model": {"path": Path("a")}}, step=1)
+
+
+def test_a_disk_that_fills_while_logging_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with make(tmp_path / "run") as run, monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(AthenaError, match=r"cannot write .*metrics\.jsonl: No space left on device"):
+            run.log(1, loss=1.0)
+
+
+def test_bad_input_before_the_first_step_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(AthenaError), make(tmp_path / "run"):
+        raise AthenaError("no data")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(AthenaError, match="unknown tracker"), make(tmp_path / "run", trackers=["absent"]):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ends_without_a_word_is_complete_with_its_last_metrics(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        run.log(1, loss=0.5, bound=float("inf"))
+    assert summary(tmp_path / "run")["status"] == "complete"
+    assert summary(tmp_path / "run")["metrics"] == {"loss": 0.5, "bound": None}
+
+
+def test_text_that_looks_like_markup_is_only_text(tmp_path: Path) -> None:
+    for terminal in (True, False):
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            console = Console(force_terminal=terminal, file=nowhere)
+            with make(tmp_path / f"run-{terminal}", console=console) as run:
+                for step in run.steps(2):
+                    run.log(step, **{"loss[/x]": 1.0})
+                run.print("[/red]")
 
 
 def test_metrics_are_json_even_where_numbers_are_not(tmp_path: Path) -> None:
@@ -312,12 +409,13 @@ def test_a_loss_that_is_not_finite_alone_is_named(tmp_path: Path) -> None:
         run.check_finite(5, model, loss * float("nan"))
 
 
-def test_finite_gradients_whose_norm_overflows_pass(tmp_path: Path) -> None:
+def test_a_norm_that_overflows_is_named(tmp_path: Path) -> None:
+    """Clipping would make nothing of the gradients: their norm is infinite."""
     model = Pair()
     loss = backward(model)
     model.first.weight.grad.fill_(1e30)
-    with make(tmp_path / "run") as run:
-        assert run.check_finite(5, model, loss) == float("inf")
+    with make(tmp_path / "run") as run, pytest.raises(NotFinite, match="the norm of the gradients"):
+        run.check_finite(5, model, loss)
 
 
 def test_a_nan_stops_the_run_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

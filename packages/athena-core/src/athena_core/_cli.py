@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -17,6 +18,9 @@ from athena_core._errors import AthenaError, nearest
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, and return its exit code: 0, or 2 with one line about what was wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # text of all kinds, on terminals of all kinds
     try:
         if arguments[:1] == ["run"]:  # its options are the recipe's: it parses them itself
             return _run(arguments[1:])
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush to
         return 0
     except KeyboardInterrupt as error:
-        return _complain("interrupted before anything began", 128 + (error.args or (signal.SIGINT,))[0])
+        return _complain("interrupted", 128 + (error.args or (signal.SIGINT,))[0])
     except Exception as error:
         if message := _from_outside(error):
             return _complain(message, 2)

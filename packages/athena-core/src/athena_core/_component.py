@@ -65,6 +65,11 @@ class Kind:
             conformance checks (`athena_core.testing.Check`) that this kind adds.
         plot: ``"module:function"``; called with a loaded target, it returns a matplotlib figure
             (``athena info KIND/NAME --plot``).
+
+    Raises ValueError if a name or target is malformed.
+
+    >>> Kind("loss", "my_package:Loss", "What training makes small").interface
+    'my_package:Loss'
     """
 
     name: str
@@ -102,6 +107,11 @@ class Kernel:
         compiled: False keeps the reference under ``torch.compile``.
         tolerance: largest error against the float64 reference, relative to its largest value or 1, by
             dtype name, where it differs from `athena_core.testing`'s own.
+
+    Raises ValueError if a name or target is malformed.
+
+    >>> Kernel("my_package::halve", "cuda", "my_package:halve_cuda", autograd="my_package:Halve").device
+    'cuda'
     """
 
     op: str

@@ -79,12 +79,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """The keys in which two configurations differ, each with both values."""
     lines = []
     for key in [*old, *(k for k in new if k not in old)]:
-        before, after = old.get(key, "absent"), new.get(key, "absent")
+        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
+        elif before != after and repr(before) != repr(after):  # NaN differs from itself, not in its spelling
             lines.append(f"{prefix}{key} ({before!r} -> {after!r})")
     return lines
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
 
 
 class _Reading:
@@ -114,9 +122,14 @@ class _Reading:
         self._refuse_unknown()
         parsed = self._parsed()
         for field, chosen in self.chosen.items():
-            options = {k: v for k, v in parsed[field].items() if k != "name" and _is_plain(v)}
+            asked = {*chosen.options, *self.values.get(field, {})}
+            asked |= {path.removeprefix(f"{field}.") for path in self.texts}
+            options = {k: v for k, v in parsed[field].items() if k != "name" and (k in asked or _is_plain(v))}
             parsed[field] = Configured(chosen.kind, chosen.name, options)
-        return self.type(**{field.name: parsed[field.name] for field in fields(self.type)})
+        try:
+            return self.type(**{field.name: parsed[field.name] for field in fields(self.type)})
+        except ValueError as error:  # the recipe's own check of its options
+            raise AthenaError(str(error)) from error
 
     # First pass: names.
 
@@ -204,9 +217,13 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _given(target: Any, slot: Slot) -> set[str | int]:
-    """The parameters that the recipe passes: the first positional one, and the slot's own."""
-    names = list(inspect.signature(target).parameters)
-    return {*names[:1], *(name for name in slot.given if name in names)}
+    """The parameters that the recipe passes: the first, if positional and required, and the slot's own."""
+    parameters = inspect.signature(target).parameters
+    given: set[str | int] = {name for name in slot.given if name in parameters}
+    first = next(iter(parameters.values()), None)
+    if first and first.kind is not first.KEYWORD_ONLY and first.default is first.empty:
+        given.add(first.name)
+    return given
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -281,4 +298,8 @@ def _one_line(message: str) -> str:
     simple = re.fullmatch(r'Parser key "([^"]+)": Expected (?:a |an )?(.*)\. Got value: (.*)', text)
     if simple:
         return "option `{}` must be {}; got {}.".format(*simple.groups())
+    union = re.fullmatch(r'Parser key "([^"]+)": .*? Subtypes: \[(.*?)\] .*Given value: (.*)', text)
+    if union:
+        path, subtypes, value = union.groups()
+        return f"option `{path}` must be {subtypes.replace(', ', ' | ')}; got {value}."
     return re.sub(r'^Parser key "([^"]+)":', r"option `\1`:", text)

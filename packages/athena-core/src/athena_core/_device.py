@@ -206,8 +206,7 @@ def _find(kind: str, where: str) -> DeviceBackend:
 
     known = {component.name for component in default_host().components("device")}
     if kind not in known:
-        remedy = " Install athena-xpu." if kind == "xpu" else ""
-        raise AthenaError(f"{where}: no backend for `{kind}`.{remedy} {nearest(kind, known)}")
+        raise AthenaError(f"{where}: no installed package has a backend for `{kind}`. {nearest(kind, known)}")
     return default_host().create("device", kind)
 
 

@@ -9,6 +9,13 @@ class AthenaError(Exception):
     """A mistake that the user can mend: what was wrong, what was allowed, the nearest right thing.
 
     The command line prints it as one line and exits with code 2.
+
+    >>> from athena_core import load
+    >>> try:
+    ...     load("device", "cup")
+    ... except AthenaError as error:
+    ...     print(error)
+    unknown device `cup`. Did you mean `cpu`?
     """
 
 

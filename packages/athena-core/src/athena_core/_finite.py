@@ -9,7 +9,17 @@ from athena_core._errors import AthenaError
 
 
 class NotFinite(AthenaError):  # noqa: N818
-    """A loss, gradient or parameter is NaN or infinite."""
+    """A loss, gradient or parameter is NaN or infinite.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> loss = model(torch.full((1, 2), float("nan"))).sum()
+    >>> loss.backward()
+    >>> try:
+    ...     check_finite(7, model, loss)
+    ... except NotFinite as error:
+    ...     print(str(error).partition(".")[0])
+    not finite at step 7: the gradient of `weight` was first
+    """
 
 
 def check_finite(step: int, model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
@@ -26,9 +36,8 @@ def check_finite(step: int, model: torch.nn.Module, loss: torch.Tensor) -> torch
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             raise NotFinite(_message(step, f"the gradient of `{name}`"))
-    if not torch.isfinite(loss).all():
-        raise NotFinite(_message(step, "the loss, with finite parameters and gradients,"))
-    return norm  # finite gradients whose norm overflows
+    what = "the loss" if not torch.isfinite(loss).all() else "the norm of the gradients"
+    raise NotFinite(_message(step, f"{what}, with finite parameters and gradients,"))
 
 
 def refuse_not_finite(step: int, model: torch.nn.Module, prefix: str = "") -> None:
@@ -40,6 +49,6 @@ def refuse_not_finite(step: int, model: torch.nn.Module, prefix: str = "") -> No
 
 def _message(step: int, what: str) -> str:
     return (
-        f"not finite at step {step}: {what} was first. The checkpoints are from before; "
+        f"not finite at step {step}: {what} was first. Checkpoints are from before; "
         "lower the learning rate or clip gradients, and start a new run."
     )

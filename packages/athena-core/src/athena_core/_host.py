@@ -21,7 +21,11 @@ from athena_core._target import describe, import_target, mistake_in_call, resolv
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """How a plugin fared: active, or why not. ``cause`` is the exception of one that failed."""
+    """How a plugin fared: active, or why not. ``cause`` is the exception of one that failed.
+
+    >>> [status.state for status in default_host().plugins() if status.distribution == "athena-core"]
+    ['active']
+    """
 
     distribution: str
     version: str

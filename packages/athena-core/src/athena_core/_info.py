@@ -24,7 +24,10 @@ def describe(kind: str, name: str) -> str:
         "requires": ", ".join(component.requires),
     }
     lines = [f"{key:<12}{value}" for key, value in facts.items() if value]
-    parameters = inspect.signature(target).parameters.values()
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # not callable, or written in C without a signature
+        parameters = []
     lines += [f"{'option' if i == 0 else '':<12}{_plainly(p)}" for i, p in enumerate(parameters)]
     return "\n".join([*lines, "", inspect.getdoc(target) or ""]).rstrip()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import shlex
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +20,9 @@ from athena_core._device import device as find_device
 from athena_core._errors import AthenaError
 from athena_core._recipe import Recipe
 from athena_core._registry import load
-from athena_core._run import Run
+from athena_core._run import Interrupted, Run
 
+SEEDS = 2**63
 ITS_OWN = ("recipe", "seed", "device")  # keys of a configuration that are not the recipe's fields
 
 
@@ -33,10 +37,7 @@ def launch(arguments: Sequence[str], console: Console | None = None) -> None:
             help_text + (options_help(_recipe(name), rest, name=name) if name else ""), markup=False
         )
     elif options.resume is not None:
-        if name is not None:
-            raise AthenaError(f"`--resume` takes the recipe from the folder; leave out `{name}`.")
-        for folder in _run_folders(options.resume):
-            _resume(folder, rest, options, console)
+        _resume(name, rest, options, console)
     else:
         _start(name, rest, options, console)
 
@@ -44,44 +45,76 @@ def launch(arguments: Sequence[str], console: Console | None = None) -> None:
 def _start(name: str | None, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
     values, source = (_toml.read(options.config), str(options.config)) if options.config else ({}, "")
     name = name or values.get("recipe")
-    if name is None:
+    if not isinstance(name, str):
         raise AthenaError("name a recipe: `athena run NAME`. `athena list recipe` shows what there is.")
     seeds = _seeds(options, values)
     device = str(find_device(options.device or values.get("device", "auto")))
     recipe = resolve(_recipe(name), arguments, _fields(values), name=name, source=source)
     config = {"recipe": name, "device": device, **to_values(recipe)}
-    folder = _new_folder(options.out, name)
-    runs = [
-        _run(
-            folder if len(seeds) == 1 else folder / f"seed-{seed}", {**config, "seed": seed}, options, console
-        )
-        for seed in seeds
-    ]
+    folder = _new_folder(options.out or Path("runs"), name)
+    runs = []
+    for seed in seeds:
+        place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
+        runs.append(_run(place, {**config, "seed": seed}, options, folder, console))
+    for tracker in options.tracker:
+        load("tracker", tracker)  # before anything is made
     for run in runs:  # all folders first: a resume finds the seeds that were not begun
         run.prepare()
-    for run in runs:
-        _execute(recipe, run, console)
+    _execute([(recipe, run) for run in runs], folder, console)
     if len(runs) > 1:
         _show(console, {"all seeds": folder, "compare": f"athena report {folder}"})
 
 
-def _resume(folder: Path, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
-    values = _toml.read(folder / "config.toml")
-    if not values.keys() >= set(ITS_OWN):
-        raise AthenaError(f"{folder / 'config.toml'} is not the configuration of a run: it names no recipe.")
-    name, source = values["recipe"], str(folder / "config.toml")
-    recipe = resolve(_recipe(name), arguments, _fields(values), name=name, source=source)
-    seed = values["seed"] if options.seed is None else options.seed
-    config = {"recipe": name, "device": options.device or values["device"], **to_values(recipe), "seed": seed}
-    run = _run(folder, config, options, console)
-    run.prepare()
-    if _is_complete(folder):
-        console.print(f"{folder} is complete already", highlight=False, soft_wrap=True)
-    else:
-        _execute(recipe, run, console)
+def _resume(name: str | None, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
+    for option, given in (
+        (name, name),
+        ("--config", options.config),
+        ("--out", options.out),
+        ("--seeds", options.seeds),
+    ):
+        if given is not None:
+            raise AthenaError(f"`--resume` takes all that from the folder; leave out `{option}`.")
+    pairs = []
+    for folder in _run_folders(options.resume):
+        values = _toml.read(folder / "config.toml")
+        if not values.keys() >= set(ITS_OWN) or not isinstance(values["recipe"], str):
+            raise AthenaError(f"{folder / 'config.toml'} is not a run's configuration: it names no recipe.")
+        recipe_name, source = values["recipe"], str(folder / "config.toml")
+        recipe = resolve(_recipe(recipe_name), arguments, _fields(values), name=recipe_name, source=source)
+        (seed,) = _seeds(options, values)
+        device = options.device or values["device"]
+        config = {"recipe": recipe_name, "device": device, **to_values(recipe), "seed": seed}
+        run = _run(folder, config, options, options.resume, console)
+        run.prepare()
+        if _is_complete(folder):
+            console.print(f"{folder} is complete already", highlight=False, markup=False, soft_wrap=True)
+        else:
+            pairs.append((recipe, run))
+    _execute(pairs, options.resume, console)
 
 
-def _execute(recipe: Recipe, run: Run, console: Console) -> None:
+def _execute(pairs: Sequence[tuple[Recipe, Run]], folder: Path, console: Console) -> None:
+    """Do the runs in turn; one that fails or is interrupted ends them all."""
+    try:
+        for recipe, run in pairs:
+            _execute_one(copy.deepcopy(recipe), run, console)
+            if run.signal is not None:  # it came too late to stop this run
+                raise KeyboardInterrupt(run.signal)
+    except AthenaError:
+        for _, run in pairs:
+            run.discard_unused()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:  # between two runs
+        number = error.args[0] if error.args else signal.SIGINT
+        command = f"athena run --resume {shlex.quote(str(folder))}"
+        raise Interrupted(number, f"interrupted; go on with: {command}") from error
+
+
+def _execute_one(recipe: Recipe, run: Run, console: Console) -> None:
     with run:
         _show(console, {"run": f"{run.dir} ({run.config['recipe']}, seed {run.seed}, {run.device})"})
         metrics = recipe.run(run)
@@ -94,14 +127,16 @@ def _execute(recipe: Recipe, run: Run, console: Console) -> None:
             "run": run.dir,
             **{f"figure {n}" if len(figures) > 1 else "figure": path for n, path in enumerate(figures, 1)},
             "metrics": run.dir / "metrics.jsonl",
-            "again": f"athena run --config {run.dir / 'config.toml'}",
+            "again": f"athena run --config {shlex.quote(str(run.dir / 'config.toml'))}",
             "options": f"athena run {run.config['recipe']} --help",
             "several seeds": f"athena run {run.config['recipe']} --seeds 0:3, then athena report FOLDER",
         },
     )
 
 
-def _run(folder: Path, config: Mapping[str, Any], options: argparse.Namespace, console: Console) -> Run:
+def _run(
+    folder: Path, config: Mapping[str, Any], options: argparse.Namespace, group: Path, console: Console
+) -> Run:
     return Run(
         folder,
         config=config,
@@ -109,6 +144,7 @@ def _run(folder: Path, config: Mapping[str, Any], options: argparse.Namespace, c
         device=config["device"],
         trackers=options.tracker,
         checkpoint_seconds=options.checkpoint_seconds,
+        group=group,
         console=console,
     )
 
@@ -125,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, help="seed of every generator (default: 0)")
     add("--seeds", metavar="A:B", help="one run for each seed: 0:10, or 0,3,5")
     add("--device", help="auto, or a device type such as cpu or cuda:1 (default: auto)")
-    add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run's folder is made")
+    add("--out", type=Path, metavar="FOLDER", help="where the run's folder is made (default: runs)")
     add("--tracker", action="append", default=[], metavar="NAME", help="also send metrics there; repeatable")
     add("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="time between two (default: 60)")
     add("--resume", type=Path, metavar="FOLDER", help="go on with the run, or the seeds, in a folder")
@@ -158,8 +194,8 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
     if options.seeds is None:
         seed = values.get("seed", 0) if options.seed is None else options.seed
-        if type(seed) is not int or seed < 0:
-            raise AthenaError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+        if type(seed) is not int or not 0 <= seed < SEEDS:
+            raise AthenaError(f"`seed` must be a whole number from 0 to {SEEDS - 1}; got {seed!r}.")
         return [seed]
     if options.seed is not None:
         raise AthenaError("`--seed` and `--seeds` exclude each other; give one.")
@@ -168,7 +204,7 @@ def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
         seeds = list(range(int(first), int(end))) if colon else [int(s) for s in options.seeds.split(",")]
     except ValueError:
         seeds = []
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
         raise AthenaError(
             f"`--seeds` must be a range such as 0:10 or a list such as 0,3,5; got {options.seeds!r}."
         )
@@ -194,8 +230,11 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    summary = folder / "summary.json"
-    return summary.exists() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "complete"
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or damaged: the checkpoint decides
+        return False
+    return isinstance(summary, dict) and summary.get("status") == "complete"
 
 
 def _show(console: Console, rows: Mapping[str, Any]) -> None:

@@ -22,7 +22,15 @@ _HEAD = (
 
 
 class PlacementError(AthenaError):
-    """What does not fit: needed, free, the tensor's name and size, a remedy. Nothing was moved."""
+    """What does not fit: needed, free, the tensor's name and size, a remedy. Nothing was moved.
+
+    >>> room = DeviceRoom("gpu:0", DeviceCaps(), free=2**20)
+    >>> try:
+    ...     plan([TensorSize("weight", (1024, 1024), torch.float32)], [room], training=False)
+    ... except PlacementError as error:
+    ...     print(str(error).partition(";")[0])
+    `weight` (1024 x 1024, float32, 4.00 MiB) and what is kept beside it need 4.00 MiB
+    """
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,9 @@ class TensorSize:
         layer: tensors of one layer stay on one device; layers are placed in order of appearance.
         trainable: it takes a gradient and optimizer state.
         width: features that the module whose weight it is puts out; 0 for anything else.
+
+    >>> TensorSize("weight", (2, 3), torch.float32).bytes()
+    24
     """
 
     name: str
@@ -52,7 +63,12 @@ class TensorSize:
 
 @dataclass(frozen=True)
 class DeviceRoom:
-    """A device to plan for: what it can do, free bytes (None: unlimited), its activation estimate."""
+    """A device to plan for: what it can do, free bytes (None: unlimited), its activation estimate.
+
+    >>> room = DeviceRoom("gpu:0", DeviceCaps(), free=2**20)
+    >>> plan([TensorSize("weight", (2, 3), torch.float32)], [room], training=False).loads[0].total
+    24
+    """
 
     device: str
     caps: DeviceCaps

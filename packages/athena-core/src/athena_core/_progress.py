@@ -35,7 +35,11 @@ class Bar:
 
     def __enter__(self) -> Bar:
         if self._console.is_terminal:
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+            columns = (
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False),
+            )
             self._live = Progress(*columns, console=self._console, auto_refresh=False)
             self._live.add_task("starting", total=self._total, completed=self._done)
             self._live.start()
@@ -58,7 +62,7 @@ class Bar:
         text = self._text(metrics, now - self._begun)
         if self._live is None:
             of = f"/{self._total}" if self._total else ""
-            self._console.print(f"step {done}{of}  {text}", highlight=False, soft_wrap=True)
+            self._console.print(f"step {done}{of}  {text}", highlight=False, markup=False, soft_wrap=True)
         else:
             self._live.update(self._live.task_ids[0], completed=done, description=text, refresh=True)
 

@@ -17,7 +17,11 @@ _SLOT = "athena_core.slot"
 
 @dataclass(frozen=True)
 class Configured:
-    """A component chosen by name, with its options: the value of a recipe's `component` field."""
+    """A component chosen by name, with its options: the value of a recipe's `component` field.
+
+    >>> Configured("device", "cpu").create().type
+    'cpu'
+    """
 
     kind: str
     name: str
@@ -89,6 +93,17 @@ class Recipe(ABC):
 
     Args:
         steps: how many steps to run.
+
+    >>> @dataclass(kw_only=True)
+    ... class Halve(Recipe):
+    ...     start: float = 8.0
+    ...
+    ...     def run(self, run):
+    ...         for step in run.steps(self.steps):
+    ...             run.log(step, value=self.start / 2**step)
+    ...         return {"value": self.start / 2**self.steps}
+    >>> Halve(start=2.0)
+    Halve(steps=100, start=2.0)
     """
 
     steps: int = 100

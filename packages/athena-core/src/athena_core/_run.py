@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,21 +15,19 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from athena_core import _toml
-from athena_core._checkpoint import load_checkpoint, save_checkpoint
-from athena_core._config import differences
+from athena_core._checkpoint import save_checkpoint
 from athena_core._device import device as find_device
-from athena_core._environment import environment
 from athena_core._errors import AthenaError
 from athena_core._files import remove_half_written, write_atomically
 from athena_core._finite import check_finite, refuse_not_finite
 from athena_core._progress import Bar
-from athena_core._registry import create
+from athena_core._registry import load
 from athena_core._rng import rng_state, seed_all, set_rng_state
-from athena_core._tracker import JsonLines, Tracker
+from athena_core._run_folder import check_configuration, checkpoints, locked, make_folder, newest_checkpoint
+from athena_core._tracker import JsonLines, Tracker, finite_or_none
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,8 +36,15 @@ Item = TypeVar("Item")
 KEEP = 2  # checkpoints: the newest, and the one before in case the newest is damaged
 
 
-class Interrupted(Exception):  # noqa: N818  it names an event, not a mistake
-    """Ctrl-C or SIGTERM ended the run; what was done is saved."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the run; what was done is saved.
+
+    >>> try:
+    ...     raise Interrupted(signal.SIGTERM, "interrupted at step 3")
+    ... except KeyboardInterrupt as interrupt:
+    ...     print(interrupt.signal.name, interrupt)
+    SIGTERM interrupted at step 3
+    """
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -67,6 +72,7 @@ class Run:
         device: a `torch.device` or a request as in `athena_core.device`.
         trackers: names of components of kind ``tracker`` that mirror ``metrics.jsonl``.
         checkpoint_seconds: time between two checkpoints in `steps`.
+        group: the folder to name to those who want to resume, if not the run's own: that of all seeds.
         console: where text and progress go.
 
     Raises AthenaError if the folder cannot be used, holds a run of another configuration, or is in
@@ -91,99 +97,106 @@ class Run:
         device: str | torch.device = "auto",
         trackers: Sequence[str] = (),
         checkpoint_seconds: float = 60.0,
+        group: Path | None = None,
         console: Console | None = None,
     ) -> None:
         self.dir = Path(dir)
         self.config = dict(config or {})
         self.seed = seed
         self.device = device if isinstance(device, torch.device) else find_device(device)
+        self.signal: int | None = None
         self._tracker_names = trackers
         self._trackers: list[Tracker] = []
         self._checkpoint_seconds = checkpoint_seconds
+        self._resume_with = group or self.dir
         self._console = console or Console()
         self._latest: dict[str, float] = {}
-        self._logged = 0
+        self._saved: dict[str, Any] | None = None  # the checkpoint that this process goes on from
+        self._logged = self._logged_before = -1
         self._step = 0
-        self._signal: int | None = None
-        self._looping = False
+        self._stepping = self._stepped = self._made = False
         self._stack = ExitStack()
-        self._begun = self._saved = time.monotonic()
+        self._begun = self._saved_at = time.monotonic()
         self._seconds_before = 0.0
-        self._summary: dict[str, Any] = {"status": "failed"}
+        self._final: dict[str, float] | None = None
 
     # The folder.
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:
             stack.enter_context(self._signals())
+            mirrors = [load("tracker", name) for name in self._tracker_names if name != "jsonl"]
             self.prepare()
-            stack.enter_context(self._lock())
+            stack.enter_context(locked(self.dir))
             remove_half_written(self.dir)
+            self._saved = newest_checkpoint(self.dir, self.config)
             self._metrics = JsonLines(self.dir)
-            mirrors = [create("tracker", name, self.dir) for name in self._tracker_names if name != "jsonl"]
-            self._trackers = [self._metrics, *mirrors]
-            for tracker in self._trackers:
-                stack.callback(tracker.close)
+            stack.callback(self._metrics.close)
+            self._drop_lines_after_checkpoint()
+            self._trackers = [self._metrics]
+            for mirror in mirrors:
+                self._trackers.append(mirror(self.dir))
+                stack.callback(self._trackers[-1].close)
             seed_all(self.seed, self.device)
             self._stack = stack.pop_all()
-        self._begun = self._saved = time.monotonic()
+        self._begun = self._saved_at = time.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Interrupted):
+            outcome: dict[str, Any] = {"status": "interrupted"}
+        elif error is not None:
+            outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        else:
+            final = self._latest if self._final is None else self._final
+            outcome = {"status": "complete", "metrics": finite_or_none(final)}
+        outcome |= {"step": self._step, "seconds": round(self._seconds(), 3)}
         with self._stack:
-            if isinstance(error, Interrupted):
-                self._summary = {"status": "interrupted"}
-            elif error is not None:
-                self._summary = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-            self._summary |= {"step": self._step, "seconds": round(self._seconds(), 3)}
-            self._write("summary.json", json.dumps(self._summary, indent=1))
+            text = json.dumps(outcome, indent=1)
+            write_atomically(self.dir / "summary.json", lambda file: file.write(text.encode()))
+        if isinstance(error, AthenaError):
+            self.discard_unused()
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """Note the final metrics: the run is complete."""
-        self._summary = {"status": "complete", "metrics": _numbers(metrics)}
+        """Note the final metrics of a complete run; without it they are those logged last."""
+        self._final = _numbers(metrics)
 
     def prepare(self) -> None:
         """Make the folder, with its configuration inside or not at all; or check the one there is."""
         if self.dir.exists():
-            self._check_configuration(_toml.read(self.dir / "config.toml"), "config.toml")
-            return
-        try:
-            self.dir.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{self.dir.name}-", dir=self.dir.parent))
-            try:
-                for name in ("checkpoints", "figures"):
-                    (temporary / name).mkdir()
-                (temporary / "config.toml").write_text(_toml.dumps(self.config), encoding="utf-8")
-                text = json.dumps(environment(self.device), indent=1)
-                (temporary / "environment.json").write_text(text, encoding="utf-8")
-                temporary.chmod(0o755)
-                temporary.rename(self.dir)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise AthenaError(f"cannot make the run's folder {self.dir}: {error.strerror}.") from error
+            saved = _toml.read(self.dir / "config.toml")
+            check_configuration(self.dir, saved, self.config, "config.toml")
+        else:
+            make_folder(self.dir, self.config, self.device)
+            self._made = True
 
-    def _check_configuration(self, saved: Mapping[str, Any], where: str) -> None:
-        if changed := differences(saved, self.config):
+    def discard_unused(self) -> None:
+        """Remove a folder that this object made, if nothing was done in it: bad input leaves no trace."""
+        if self._made and not self._stepped and self._logged < 0 and not checkpoints(self.dir):
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _drop_lines_after_checkpoint(self) -> None:
+        """Leave in metrics.jsonl what will not be logged again."""
+        kept = 0 if self._saved is None else self._saved["metrics_bytes"]
+        if self._metrics.path.stat().st_size < kept:
             raise AthenaError(
-                f"{self.dir} holds a run of another configuration ({where}); changed: {', '.join(changed)}. "
-                "Resume it unchanged, or start a new run."
+                f"{self._metrics.path} is shorter than when the checkpoint was written; "
+                "put the whole file back, or start a new run."
             )
+        self._metrics.truncate(kept)
+        self._logged_before = -1 if self._saved is None else self._saved["logged"]
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _writing(self, path: Path) -> Iterator[None]:
         try:
-            lock = FileLock(self.dir / ".lock", timeout=0)
-            with lock:
-                yield
-        except Timeout as error:
-            raise AthenaError(f"{self.dir} is in use by another process; wait for it, or stop it.") from error
-
-    def _write(self, name: str, text: str) -> None:
-        write_atomically(self.dir / name, lambda file: file.write(text.encode()))
+            yield
+        except OSError as error:
+            raise AthenaError(
+                f"cannot write {path}: {error.strerror}. Earlier checkpoints are whole: make room, then "
+                f"{self._resume_command()}"
+            ) from error
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._begun
@@ -205,21 +218,26 @@ class Run:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        at_once = not self._looping or self._signal is not None
-        self._signal = number  # noted in any case: an exception may be lost in somebody's `__del__`
+        at_once = not self._stepping or self.signal is not None
+        self.signal = number  # noted in any case: an exception may be lost in somebody's `__del__`
         if at_once:
-            raise Interrupted(number, self._how_to_resume())
+            raise self._interrupted(number)
 
-    def _how_to_resume(self) -> str:
-        return f"interrupted at step {self._step}; go on with: athena run --resume {self.dir}"
+    def _interrupted(self, number: int) -> Interrupted:
+        return Interrupted(number, f"interrupted at step {self._step}; go on with: {self._resume_command()}")
+
+    def _resume_command(self) -> str:
+        return f"athena run --resume {shlex.quote(str(self._resume_with))}"
 
     # Metrics, text and pictures.
 
     def log(self, step: int, **metrics: float | torch.Tensor) -> None:
         """Append one line to ``metrics.jsonl``: one call a step, steps growing.
 
-        Log what a resumed run would log again bit for bit: losses, not times.
-        Raises ValueError if ``step`` was logged already.
+        Log what a resumed run would log again bit for bit: losses, not times. A resumed run that comes
+        by a step of before the checkpoint once more adds no second line.
+
+        Raises ValueError if ``step`` was logged already, AthenaError if the disk is full.
         """
         if step <= self._logged:
             raise ValueError(
@@ -227,8 +245,10 @@ class Run:
                 "Log all of a step's metrics at once."
             )
         self._latest = _numbers(metrics)
-        for tracker in self._trackers:
-            tracker.log(step, self._latest)
+        if step > self._logged_before:
+            with self._writing(self._metrics.path):
+                for tracker in self._trackers:
+                    tracker.log(step, self._latest)
         self._logged = step
 
     def print(self, text: str) -> None:
@@ -266,76 +286,77 @@ class Run:
         interrupted. The bar shows the latest metrics and ``units_per_step`` times the rate.
 
         Raises AthenaError if the checkpoint has other parts, `NotFinite` rather than save a
-        module whose parameters are not finite, and `Interrupted`.
+        module whose parameters are not finite, `Interrupted`, and RuntimeError if called twice: a
+        run has one count of steps.
         """
-        saved = self.restore()
-        if saved is not None:
-            if saved.keys() != parts.keys():
-                raise AthenaError(
-                    f"{self.dir}: the checkpoint has {sorted(saved)}, the recipe {sorted(parts)}."
-                )
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
+        if self._stepped:
+            raise RuntimeError("`steps` must be called once a run; put all phases into one count of steps.")
+        self._restore_into(parts)
         bar = Bar(self._console, total, done=self._step, unit=unit, units_per_step=units_per_step)
-        self._looping = True
+        self._stepping = self._stepped = True
         try:
             with bar:
                 for step in range(self._step + 1, total + 1):
                     yield step
                     self._step = step
                     bar.update(step, self._latest)
-                    overdue = time.monotonic() - self._saved >= self._checkpoint_seconds
-                    if overdue or step == total or self._signal is not None:
-                        for name, part in parts.items():
-                            if isinstance(part, torch.nn.Module):
-                                refuse_not_finite(step, part, name)
-                        self.checkpoint({name: part.state_dict() for name, part in parts.items()}, step=step)
-                    if self._signal is not None:
-                        raise Interrupted(self._signal, self._how_to_resume())
+                    overdue = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+                    if overdue or step == total or self.signal is not None:
+                        self._checkpoint_parts(step, parts)
+                    if self.signal is not None:
+                        raise self._interrupted(self.signal)
         finally:
-            self._looping = False
+            self._stepping = False
+
+    def _restore_into(self, parts: Mapping[str, Stateful]) -> None:
+        state = self.restore()
+        if state is None:
+            return
+        if state.keys() != parts.keys():
+            raise AthenaError(f"{self.dir}: the checkpoint has {sorted(state)}, the recipe {sorted(parts)}.")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        self._saved = None  # frees the memory
+
+    def _checkpoint_parts(self, step: int, parts: Mapping[str, Stateful]) -> None:
+        for name, part in parts.items():
+            if isinstance(part, torch.nn.Module):
+                refuse_not_finite(step, part, name)
+        self.checkpoint({name: part.state_dict() for name, part in parts.items()}, step=step)
 
     def checkpoint(self, state: Mapping[str, Any], *, step: int) -> None:
-        """Save ``state`` as that after ``step``, with every generator's state; keeps the last two."""
+        """Save ``state`` as that after ``step``, with every generator's state; keeps the last two.
+
+        Raises AthenaError if the disk is full, or ``state`` holds what a checkpoint does not take.
+        """
+        self._step = step
         path = self.dir / "checkpoints" / f"step-{step:08d}.pt"
-        content = {
-            "step": step,
-            "state": dict(state),
-            "config": self.config,
-            "logged": self._logged,
-            "metrics_bytes": self._metrics.sync(),
-            "seconds": self._seconds(),
-            "rng": rng_state(self.device),
-        }
-        try:
-            save_checkpoint(path, content)
-        except OSError as error:
-            raise AthenaError(
-                f"cannot write {path}: {error.strerror}. Earlier checkpoints are whole: make room, then "
-                f"athena run --resume {self.dir}"
-            ) from error
-        for old in self._checkpoints()[:-KEEP]:
+        with self._writing(path):
+            content = {
+                "step": step,
+                "state": dict(state),
+                "config": self.config,
+                "logged": self._logged,
+                "metrics_bytes": self._metrics.sync(),
+                "seconds": self._seconds(),
+                "rng": rng_state(self.device),
+            }
+            try:
+                save_checkpoint(path, content)
+            except TypeError as error:
+                raise AthenaError(f"cannot save the run's state: {error}") from error
+        for old in checkpoints(self.dir)[:-KEEP]:
             old.unlink()
-        self._saved = time.monotonic()
+        self._saved_at = time.monotonic()
 
     def restore(self) -> dict[str, Any] | None:
-        """The state last saved, or None; puts every generator and ``metrics.jsonl`` back to it."""
-        checkpoints = self._checkpoints()
-        if not checkpoints:
-            self._metrics.truncate(0)
+        """The state saved last, or None in a new run; puts every generator back to it."""
+        if self._saved is None:
             return None
-        content = load_checkpoint(checkpoints[-1])
-        if not isinstance(content, dict) or not content.keys() >= {"step", "state", "config", "rng"}:
-            raise AthenaError(f"checkpoint {checkpoints[-1]} is not one of a run.")
-        self._check_configuration(content["config"], checkpoints[-1].name)
-        self._metrics.truncate(content["metrics_bytes"])
-        self._step, self._logged = content["step"], content["logged"]
-        self._seconds_before = content["seconds"]
-        set_rng_state(content["rng"], self.device)
-        return content["state"]
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.dir / "checkpoints").glob("step-*.pt"))
+        self._step, self._logged = self._saved["step"], self._saved["logged"]
+        self._seconds_before = self._saved["seconds"]
+        set_rng_state(self._saved["rng"], self.device)
+        return self._saved["state"]
 
     def check_finite(self, step: int, model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
         """Between ``backward`` and the optimizer's step: stop the run if a number is not finite.

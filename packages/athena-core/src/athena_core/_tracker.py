@@ -15,6 +15,15 @@ class Tracker(ABC):
 
     After a resume the same steps may be logged again from the checkpoint on: a tracker that
     mirrors metrics.jsonl keeps the last value of a step.
+
+    >>> class Printed(Tracker):
+    ...     def __init__(self, folder):
+    ...         self.folder = folder
+    ...
+    ...     def log(self, step, metrics):
+    ...         print(self.folder.name, step, metrics)
+    >>> Printed(Path("runs/fit")).log(1, {"loss": 0.5})
+    fit 1 {'loss': 0.5}
     """
 
     @abstractmethod
@@ -28,6 +37,11 @@ class Tracker(ABC):
         """Finish what is pending."""
 
 
+def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON has them: it knows no NaN and no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
 class JsonLines(Tracker):
     """``metrics.jsonl``: one object a line, ``step`` first; a value that is not finite is null.
 
@@ -39,8 +53,7 @@ class JsonLines(Tracker):
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in metrics.items()}}
-        data = json.dumps(line).encode() + b"\n"
+        data = json.dumps({"step": step, **finite_or_none(metrics)}).encode() + b"\n"
         while data:
             data = data[os.write(self._file, data) :]
 

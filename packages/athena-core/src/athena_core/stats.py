@@ -33,7 +33,12 @@ _AXES = ("run", "task", "point")
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its interval."""
+    """An estimate and the ends of its interval.
+
+    >>> estimate, low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0], rng=0)
+    >>> low <= estimate <= high
+    True
+    """
 
     estimate: float
     low: float
@@ -41,7 +46,12 @@ class Interval(NamedTuple):
 
 
 class Band(NamedTuple):
-    """An estimate and the ends of its interval at each point of a curve, each of shape ``(points,)``."""
+    """An estimate and the ends of its interval at each point of a curve, each of shape ``(points,)``.
+
+    >>> band = Band(np.array([1.0, 2.0]), low=np.array([0.5, 1.5]), high=np.array([1.5, 2.5]))
+    >>> (band.high - band.low).tolist()
+    [1.0, 1.0]
+    """
 
     estimate: Array
     low: Array

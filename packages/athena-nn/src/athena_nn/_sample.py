@@ -55,8 +55,9 @@ def filter_logits(
     kept = (rank < (logits.shape[-1] if top_k is None else top_k)).expand_as(ordered)
     if top_p is not None:
         probability = ordered.masked_fill(~kept, float("-inf")).softmax(dim=-1)
-        before = probability.cumsum(dim=-1) - probability
-        kept = kept & ((before < top_p) | (rank == 0))
+        # summed from the smallest: the other way, float32 reaches 1 before the tail ends
+        remaining = probability.flip(-1).cumsum(dim=-1).flip(-1)
+        kept = kept & ((remaining > 1 - top_p) | (rank == 0))
     return logits.masked_fill(~torch.zeros_like(kept).scatter(-1, order, kept), float("-inf"))
 
 
