@@ -21,6 +21,7 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 
 from athena_core._cli import main
+from athena_core.testing._documentation import public_modules, public_names
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api"
@@ -76,10 +77,7 @@ def write_api() -> None:
 def write_package(metadata: dict[str, Any]) -> list[str]:
     """Write the page of one package, then those of its public modules; return their names."""
     package = importlib.import_module(metadata["name"].replace("-", "_"))
-    modules = {package.__name__: package}
-    for name in package.__all__:
-        if isinstance(value := getattr(package, name), ModuleType):
-            modules[f"{package.__name__}.{name}"] = value
+    modules = {module.__name__: module for module in public_modules(package)}
     for name, module in modules.items():
         lines = [name, "=" * len(name), ""]
         lines += [inspect.getdoc(module) or "", "", f".. py:currentmodule:: {name}", ""]
@@ -87,18 +85,6 @@ def write_package(metadata: dict[str, Any]) -> list[str]:
             lines += directive(module, public)
         (API / f"{name}.rst").write_text("\n".join(lines), encoding="utf-8")
     return list(modules)
-
-
-def public_names(module: ModuleType) -> list[str]:
-    """What a module's stub or ``__all__`` exports; of one that has neither, what it defines."""
-    names = getattr(module, "__all__", None)
-    if names is None:
-        names = [name for name, value in vars(module).items() if is_defined_in(module, name, value)]
-    return [name for name in names if not isinstance(getattr(module, name), ModuleType)]
-
-
-def is_defined_in(module: ModuleType, name: str, value: object) -> bool:
-    return not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
 
 
 def directive(module: ModuleType, name: str) -> list[str]:

@@ -38,6 +38,13 @@ def test_lm_trains_and_leaves_all_it_promises(athena: Athena, text: Path, tmp_pa
     assert (run / "figures" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_ops_of_installed_packages_are_listed(athena: Athena) -> None:
+    done = athena("kernels")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("athena_nn::rms_norm")]
+    assert line.split()[1:3] == ["any", "reference"]
+
+
 def test_every_component_of_lm_is_chosen_by_name(athena: Athena, text: Path, tmp_path: Path) -> None:
     chosen = ("--positions", "none", "--optimizer.lr", "0.01", "--schedule.min_ratio", "0.5", "--seed", "3")
     done = athena("run", "lm", *TINY, "--data", text, "--out", "runs", *chosen)

@@ -10,10 +10,9 @@ import timeit
 from collections.abc import Callable
 from functools import partial
 
-from _table import medians, parser, report
-
 import athena_core
 from athena_core import Component, default_host, hookimpl
+from athena_core.testing.bench import medians, parser, report, row
 
 CALLS = 20_000
 BAR = 5.0
@@ -51,9 +50,8 @@ def main() -> None:
         if create().options != call().options:
             raise SystemExit(f"{case}: create and the class built different objects")
         ours, peer = medians(options.repeats, partial(microseconds, create), partial(microseconds, call))
-        more = ours - peer
-        row = {"case": case, "ours": more, "bar": BAR, "ratio": BAR / more, "unit": "us more"}
-        rows.append({**row, "create": ours, "class": peer})
+        also = {"create": ours, "class": peer}
+        rows.append(row(case, ours=ours - peer, peers={"bar": BAR}, unit="us more", **also))
     report(rows, options.json)
 
 

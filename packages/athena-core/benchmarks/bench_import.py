@@ -11,7 +11,7 @@ import importlib.util
 import subprocess
 import sys
 
-from _table import medians, parser, report
+from athena_core.testing.bench import medians, parser, report, row
 
 PACKAGES = ("athena_core", "athena_nn", "athena_optim")
 HEAVY = ("torch", "numpy", "triton")
@@ -42,9 +42,7 @@ def main() -> None:
             continue
         _, heavy = import_once(package)  # fills the bytecode caches too
         (ours,) = medians(options.repeats, lambda package=package: import_once(package)[0])
-        rows.append(
-            {"case": package, "ours": ours, "bar": BAR, "ratio": BAR / ours, "unit": "ms", "heavy": heavy}
-        )
+        rows.append(row(package, ours=ours, peers={"bar": BAR}, unit="ms", heavy=heavy))
     report(rows, options.json)
 
 

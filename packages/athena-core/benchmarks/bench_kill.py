@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _table import parser, report
+from athena_core.testing.bench import parser, report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from killed_runs import KilledRun, steps
@@ -76,8 +76,8 @@ def main() -> None:
         name: sum(row[name] for row in rows)
         for name in ("kills", "before the folder", "in a write", "left half")
     }
-    total = {"ours": n_equal, "bar": len(rows), "ratio": n_equal / len(rows), "unit": "runs", **sums}
-    report([*rows, {"case": "bit-equal", **total}], options.json)
+    total = {"case": "bit-equal", "ours": n_equal, "peers": {"bar": len(rows)}, "ratio": n_equal / len(rows)}
+    report([*rows, {**total, "unit": "runs", **sums}], options.json)
     if n_equal < len(rows):
         raise SystemExit(f"{len(rows) - n_equal} of {len(rows)} runs differ from the uninterrupted one")
 

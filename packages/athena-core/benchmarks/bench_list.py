@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _table import medians, parser, report
+from athena_core.testing.bench import medians, parser, report, row
 
 HEAVY = ("torch", "numpy", "triton")
 LIST = "from athena_core._cli import main; main(['list'])"
@@ -76,8 +76,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_plugins(Path(folder), plugins, components)
             ours, python, heavy = measure(Path(folder), components, options.repeats)
-        row = {"case": case, "ours": ours, "bar": bar, "ratio": bar / ours, "unit": "ms"}
-        rows.append({**row, "python": python, "heavy": heavy})
+        rows.append(row(case, ours=ours, peers={"bar": bar}, unit="ms", python=python, heavy=heavy))
     report(rows, options.json)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from time import thread_time
 
 import torch
-from _table import medians, parser, report
 
 import athena_core._kernels as ops
 from athena_core import Kernel, op
 from athena_core.testing._kernels import offered
+from athena_core.testing.bench import medians, parser, report, row
 
 CALLS = 4000
 RESULT = torch.zeros(8)
@@ -103,10 +103,7 @@ def cases(repeats: int) -> list[dict[str, object]]:
         rows.append(("kernel, gradient, beside a bare autograd.Function", gradient, 5.0))
         each = overhead(repeats, changing, change, many, CALLS // 40) / 1000
         rows.append(("kernel, lists of 1000, a tensor", each, 0.2))
-    return [
-        {"case": case, "ours": round(value, 3), "bar": bar, "ratio": round(bar / value, 2), "unit": "us"}
-        for case, value, bar in rows
-    ]
+    return [row(case, ours=value, peers={"bar": bar}, unit="us") for case, value, bar in rows]
 
 
 if __name__ == "__main__":

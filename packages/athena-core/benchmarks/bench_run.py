@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _table import parser, report
 from rich.console import Console
 
 from athena_core import Run
+from athena_core.testing.bench import parser, report, row
 
 STEP_SECONDS = 0.020
 CHECKPOINT_SECONDS = 60.0
@@ -133,10 +133,9 @@ def case(name: str, step: Step, console: Console, checkpoints: float, options: N
     ]
     logged, logged_added, bare, bare_added = map(statistics.median, zip(*rounds, strict=True))
     steps = (logged_added - bare_added) / (STEP_SECONDS * 1e3) * 100
-    ours = steps + checkpoints
-    row = {"case": name, "ours": ours, "bar": BAR, "ratio": BAR / ours, "unit": "%"}
     parts = {"steps %": steps, "checkpoints %": checkpoints}
-    return {**row, **parts, "logged ms": logged, "bare ms": bare, "difference %": (logged / bare - 1) * 100}
+    blocks = {"logged ms": logged, "bare ms": bare, "difference %": (logged / bare - 1) * 100}
+    return row(name, ours=steps + checkpoints, peers={"bar": BAR}, unit="%", **parts, **blocks)
 
 
 def main() -> None:

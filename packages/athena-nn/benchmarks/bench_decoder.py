@@ -1,6 +1,6 @@
 """A training step of `DecoderLM` against `nn.TransformerEncoder` of equal shape and parameters.
 
-    python bench_decoder.py [--json FILE] [--threads N] [--repeats N]
+    python bench_decoder.py [--repeats 9] [--json FILE] [--threads 2]
 
 Width 256, 6 layers, 8 heads, vocabulary 8,000, batch 8 x 256, torch's fused AdamW for both, in
 float32 and under bfloat16 autocast. The two take turns in one process on the same tokens. Ours has
@@ -10,18 +10,15 @@ learned positions and GELU. The limit is that of the step's matrix products alon
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from athena_core.testing.bench import medians, parser, report, row, seconds
 from athena_nn import DecoderLM, RotaryPositions
 
 WORDS, WIDTH, LAYERS, HEADS, FF, BATCH, TIME = 8000, 256, 6, 8, 1024, 8, 256
@@ -88,12 +85,6 @@ def products(model: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
     return multiply
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def compare(dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     tokens = torch.randint(WORDS, (BATCH, TIME + 1))
@@ -102,40 +93,26 @@ def compare(dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     multiply = products(models[0], dtype)
     first = ours(), theirs()
     multiply()
-    times = [(seconds(ours), seconds(theirs), seconds(multiply)) for _ in range(repeats)]
-    mine, other, limit = (statistics.median(column) for column in zip(*times, strict=True))
+    mine, other, limit = medians(repeats, *(partial(seconds, step) for step in (ours, theirs, multiply)))
     if not (ours() < first[0] and theirs() < first[1]):
         raise SystemExit("a model does not learn the repeated batch")
-    return {
-        "case": f"training step, {str(dtype).removeprefix('torch.')}",
-        "parameters": [sum(p.numel() for p in model.parameters()) for model in models],
-        "ours_ms": 1e3 * mine,
-        "peers": {"nn.TransformerEncoder": 1e3 * other},
-        "ratio": other / mine,
-        "limit_ms": 1e3 * limit,
-        "share_of_limit": limit / mine,
-    }
+    return row(
+        f"training step, {str(dtype).removeprefix('torch.')}",
+        ours=1e3 * mine,
+        peers={"nn.TransformerEncoder": 1e3 * other},
+        limit=1e3 * limit,
+        unit="ms",
+        parameters=[sum(p.numel() for p in model.parameters()) for model in models],
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+    arguments = parser(__doc__, repeats=9)
+    arguments.add_argument("--threads", type=int, default=2, metavar="N")
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     rows = [compare(dtype, options.repeats) for dtype in (torch.float32, torch.bfloat16)]
-    print(
-        f"{'case':<24} {'ours ms':>8} {'torch ms':>8} {'ratio':>6} {'limit ms':>8} {'share':>6}  parameters"
-    )
-    for row in rows:
-        peer = row["peers"]["nn.TransformerEncoder"]
-        print(
-            f"{row['case']:<24} {row['ours_ms']:8.0f} {peer:8.0f} {row['ratio']:6.2f} "
-            f"{row['limit_ms']:8.0f} {row['share_of_limit']:6.2f}  {row['parameters']}"
-        )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """AdamW's step against torch's fused AdamW: 29.3 M parameters in 97 tensors, then 2,000 small ones.
 
-    python bench_adamw.py [--json FILE] [--threads N] [--repeats N]
+    python bench_adamw.py [--repeats 41] [--json FILE] [--threads 2]
 
 Both optimizers step in turn in one process, on the same gradients; outputs are compared first. The
 limit is memory traffic: 28 bytes a parameter a step (read g, theta, m, v; write theta, m, v), at the
@@ -9,17 +9,13 @@ bandwidth that adding one large tensor to another in place reaches here.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from athena_core.testing.bench import medians, parser, report, row, seconds
 from athena_optim import AdamW
 
 BYTES_PER_PARAMETER = 28
@@ -31,12 +27,6 @@ def decoder_shapes(
     """Embedding, final norm and head tensors, and 12 a layer of a decoder: 97 tensors, near 29.3 M."""
     layer = [(width, width)] * 4 + [(ff, width)] * 3 + [(width,)] * 5
     return [(words, width), *layer * layers]
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def bandwidth() -> float:
@@ -64,26 +54,21 @@ def compare(
     peer_step()
     if not all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)):
         raise SystemExit(f"{case}: outputs differ from torch's")
-    pairs = [(seconds(optimizer.step), seconds(peer_step)) for _ in range(repeats)]
-    mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    mine, other = medians(repeats, partial(seconds, optimizer.step), partial(seconds, peer_step))
     count = sum(v.numel() for v in values)
-    limit = count * BYTES_PER_PARAMETER / speed
-    return {
-        "case": f"{case}, {count / 1e6:.1f} M in {len(shapes)} tensors",
-        "ours_ms": 1e3 * mine,
-        "peers": {"torch fused": 1e3 * other},
-        "ratio": other / mine,
-        "limit_ms": 1e3 * limit,
-        "share_of_limit": limit / mine,
-    }
+    return row(
+        f"{case}, {count / 1e6:.1f} M in {len(shapes)} tensors",
+        ours=1e3 * mine,
+        peers={"torch fused": 1e3 * other},
+        limit=1e3 * count * BYTES_PER_PARAMETER / speed,
+        unit="ms",
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=41)
-    options = parser.parse_args()
+    arguments = parser(__doc__, repeats=41)
+    arguments.add_argument("--threads", type=int, default=2, metavar="N")
+    options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     cases = [
         ("step", decoder_shapes(), None),
@@ -95,15 +80,7 @@ def main() -> None:
         compare(case, shapes, repeats=options.repeats, max_norm=max_norm, speed=speed)
         for case, shapes, max_norm in cases
     ]
-    print(f"{'case':<48} {'ours ms':>8} {'torch ms':>8} {'ratio':>6} {'limit ms':>8} {'share':>6}")
-    for row in rows:
-        torch_ms = row["peers"]["torch fused"]
-        print(
-            f"{row['case']:<48} {row['ours_ms']:8.2f} {torch_ms:8.2f} {row['ratio']:6.3f} "
-            f"{row['limit_ms']:8.2f} {row['share_of_limit']:6.2f}"
-        )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

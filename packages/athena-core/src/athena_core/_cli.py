@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -165,8 +166,13 @@ def _plugins(options: argparse.Namespace) -> None:
 
 def _kernels(options: argparse.Namespace) -> None:  # noqa: ARG001
     """List each op and device: kernel or reference, and why."""
+    from athena_core._host import default_host
     from athena_core._kernels import kernels
 
+    host = default_host()
+    for offer in host.offers():  # an op exists once its module is imported
+        with contextlib.suppress(Exception):  # one that cannot be imported brings no op
+            host.load(offer.component.kind, f"{offer.distribution}/{offer.component.name}")
     _table([(row.op, row.device, row.runs, row.distribution, row.why) for row in kernels()])
 
 

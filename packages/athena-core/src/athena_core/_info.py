@@ -53,4 +53,10 @@ def plot(kind: str, name: str, folder: Path) -> Path:
 
 
 def _plainly(parameter: inspect.Parameter) -> str:
-    return str(parameter).replace("'", "")
+    """A parameter as it is written, annotations that are strings without their quotes."""
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    annotation, default = parameter.annotation, parameter.default
+    if not isinstance(annotation, str):
+        annotation = "" if annotation is parameter.empty else inspect.formatannotation(annotation)
+    typed = f": {annotation}" if annotation else ""
+    return f"{stars}{parameter.name}{typed}{'' if default is parameter.empty else f' = {default!r}'}"

@@ -81,6 +81,7 @@ def recipe_checks(component: Component, target: type[Recipe]) -> Iterator[Check]
         assert _metrics(target) == _metrics(target), "two runs with one seed differ"
 
     def resumes() -> None:
+        assert target.example().steps >= 2, "the example has too few steps to be cut"
         assert _metrics(target, cut=target.example().steps // 2) == _metrics(target), (
             "the resumed run differs"
         )
@@ -98,13 +99,14 @@ class _Cut(Run):
     def log(self, step: int, **metrics: float | torch.Tensor) -> None:
         super().log(step, **metrics)
         if step == self.cut:
-            self._signal = 2
+            self.signal = 2
 
 
 def _metrics(target: type[Recipe], cut: int = 0) -> list[dict[str, Any]]:
     """Every logged line of a short run on the CPU, and its final metrics."""
     recipe = target.example()
     with tempfile.TemporaryDirectory() as folder:
+        final: dict[str, float] = {}
         for pause in (cut, 0) if cut else (0,):
             run = _Cut(Path(folder) / "run", device="cpu", console=Console(quiet=True))
             run.cut = pause
