@@ -207,6 +207,6 @@ def bench(session: nox.Session) -> None:
     if package not in PACKAGES:
         session.error(f"name a package: {', '.join(PACKAGES)}")
     peers = group(package, "bench") if "bench" in project(package).get("dependency-groups", {}) else []
-    install(session, *together(package), also=[*peers, "pytest", "matplotlib"])
+    install(session, *PACKAGES, also=[*peers, "pytest", "matplotlib"])
     for script in sorted((ROOT / "packages" / package / "benchmarks").glob("bench_*.py")):
         session.run("python", str(script), *session.posargs[1:])

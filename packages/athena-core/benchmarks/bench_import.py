@@ -1,4 +1,4 @@
-"""Time the import of each package in a new process. The bar: 60 ms, and no torch or numpy until used.
+"""Time the import of each installed package in a new process; the bar is 60 ms, and nothing heavy until used.
 
     python bench_import.py [--repeats 20] [--json FILE]
 
@@ -7,13 +7,12 @@ The time is that of the import statement; the start of Python itself is not in i
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
+from athena_core._discovery import scan
 from athena_core.testing.bench import medians, parser, report, row
 
-PACKAGES = ("athena_core", "athena_nn", "athena_optim")
 HEAVY = ("torch", "numpy", "triton")
 BAR = 60.0
 TIMED = """
@@ -36,10 +35,7 @@ def import_once(package: str) -> tuple[float, list[str]]:
 def main() -> None:
     options = parser(__doc__, repeats=20).parse_args()
     rows = []
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            print(f"{package} is not installed: skipped")
-            continue
+    for package in sorted({found.value.partition(".")[0] for found in scan()}):
         _, heavy = import_once(package)  # fills the bytecode caches too
         (ours,) = medians(options.repeats, lambda package=package: import_once(package)[0])
         rows.append(row(package, ours=ours, peers={"bar": BAR}, unit="ms", heavy=heavy))
