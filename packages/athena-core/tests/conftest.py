@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, and no deadlines: machines are shared and noisy.
+settings.register_profile(
+    "athena", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("athena")
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -196,7 +196,7 @@ number = st.floats(allow_nan=False)
 whole = st.integers(-(2**63), 2**63 - 1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     st.builds(
         Experiment,

@@ -34,7 +34,7 @@ def plain_filter(
     return [scaled[token] if token in kept else -math.inf for token in range(len(logits))]
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(
     logits=st.lists(st.integers(-20, 20), min_size=1, max_size=12),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, and no deadlines: machines are shared and noisy.
+settings.register_profile(
+    "athena", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("athena")
 
 
 @pytest.fixture(autouse=True)

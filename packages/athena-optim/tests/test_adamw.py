@@ -91,7 +91,7 @@ def test_first_step_golden_value():
     torch.testing.assert_close(parameter.data, torch.tensor([0.625, 1.125, 0.625]), rtol=0, atol=1.2e-7)
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(
     lr=st.floats(1e-5, 1.0),
     beta1=st.floats(0.0, 0.99),
