@@ -157,6 +157,7 @@ def scaffold(session: nox.Session) -> None:
     install(session, CORE, also=["pytest", "hatchling"])
     folder = Path(session.create_tmp()) / "my-plugin"
     shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "pip", "uninstall", "-q", "-y", "my-plugin")  # of an earlier run
     session.run("athena", "new", str(folder))
     session.install("-q", "--no-build-isolation", "--no-deps", "--force-reinstall", str(folder))
     listed = session.run("athena", "list", silent=True) or ""

@@ -85,7 +85,7 @@ def test_a_key_that_would_not_come_back_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()
-    with pytest.raises(AthenaError, match=r"a\.pt is empty\. Delete it"):
+    with pytest.raises(AthenaError, match=r"a\.pt is empty\."):
         load_checkpoint(tmp_path / "a.pt")
 
 

@@ -156,6 +156,13 @@ def test_a_closed_pipe_is_no_error(recipes: Path) -> None:
         (["run", "walk", "--seed", "x"], "invalid int value: 'x'"),
         (["run", "walk", "--seed", str(2**70)], "`seed` must be a whole number from 0 to"),
         (["run", "walk", "--seeds", "3:1"], "`--seeds` must be a range such as 0:10"),
+        (["run", "walk", "--seeds", "0:2000000000"], "`--seeds` must be a range such as 0:10"),
+        (["run", "walk", "--out", ""], "argument --out: got an empty value"),
+        (["run", "walk", "--device", ""], "argument --device: got an empty value"),
+        (
+            ["run", "walk", "--checkpoint-seconds", "nan"],
+            "must be at least 0; got nan",
+        ),
         (["run", "walk", "--seeds", "1,1"], "`--seeds` must be a range such as 0:10"),
         (["run", "walk", "--seeds", "0:2", "--seed", "1"], "exclude each other"),
         (["run", "walk", "--config", "absent.toml"], "absent.toml: cannot be read"),
@@ -288,6 +295,39 @@ def test_a_recipe_that_is_no_name_is_one_line(
 ) -> None:
     (tmp_path / "a.toml").write_text("recipe = 3\n")
     assert "name a recipe" in complaint(capsys, "run", "--config", tmp_path / "a.toml")
+
+
+def test_a_configuration_of_another_recipe_is_one_line(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a.toml").write_text('recipe = "lost"\n')
+    says = complaint(capsys, "run", "walk", "--config", tmp_path / "a.toml")
+    assert "is for the recipe `lost`; got `walk`" in says
+
+
+def test_a_disabled_plugin_is_named_where_its_component_is_missed(
+    recipes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ATHENA_DISABLE", "walks")
+    assert "Not loaded: `walks` (disabled)" in complaint(capsys, "run", "walk")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [0.2, 0.3, 0.6])
+def test_a_signal_while_torch_is_imported_is_not_lost(
+    recipes: Path, tmp_path: Path, number: int, moment: float
+) -> None:
+    """An exception inside an import is swallowed or ends the process; so the signal waits for its end."""
+    command = [sys.executable, "-m", "athena_core", "run", "walk", "--out", tmp_path / "runs", "--pause", "1"]
+    env = {**os.environ, "PYTHONPATH": str(recipes)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env) as process:
+        time.sleep(moment)
+        process.send_signal(number)
+        err = process.stderr.read().decode()
+    assert process.returncode in (128 + number, -number)  # the latter before our own code runs
+    if process.returncode > 0:
+        assert err.count("\n") == 1, err
+        assert "interrupted" in err
 
 
 def test_info_of_what_has_no_signature_shows_the_rest(installed: Path, capsys: pytest.CaptureFixture) -> None:

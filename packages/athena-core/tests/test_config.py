@@ -116,7 +116,7 @@ def test_create_passes_the_options_and_what_the_recipe_gives() -> None:
 
 @pytest.mark.parametrize("words", ["null", "5", "true", "[1]", "~", "a: b", "# x", " ", ""])
 def test_a_string_in_a_file_stays_that_string(words: str) -> None:
-    experiment = read(text=words, anything=words, data=words, optimizer={"note": words})
+    experiment = read(text=words, anything=words, data=words or ".", optimizer={"note": words})
     assert (experiment.text, experiment.anything) == (words, words)
     assert experiment.data == Path(words)
     assert experiment.optimizer.options["note"] == words
@@ -144,6 +144,7 @@ def test_null_on_the_command_line_is_none() -> None:
         (["--optimizer.lr", "x"], r"option `optimizer\.lr` must be float; got x\."),
         (["--mode", "middling"], r"option `mode` must be Literal\['fast', 'slow'\]; got middling\."),
         (["--steps"], r"option `--steps` needs a value\."),
+        (["--data="], r"option `--data` must be a path; got an empty one\."),
         (["stray"], r"got `stray` where an option such as `--steps` was expected\."),
         (["--optimizer", "strict"], r"required: optimizer\.total, optimizer\.rate"),
         (["--schedule.total", "3"], r"unknown option `--schedule\.total`\."),  # the recipe gives it
@@ -166,6 +167,9 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: s
         ({"steps": "5"}, r"option `steps` must be int; got the string '5'\."),
         ({"steps": [1]}, r"option `steps` must be int; got \[1\]\."),
         ({"layers": ["1", 2]}, r"option `layers` must be int \| None; got the string '1'\."),
+        ({"steps": None}, r"option `steps` must be int; got null\."),
+        ({"optimizer": {"lr": None}}, r"option `optimizer\.lr` must be float; got null\."),
+        ({"data": ""}, r"option `data` must be a path; got an empty one\."),
         ({"table": {"a": "1"}}, r"option `table\.a` must be float; got the string '1'\."),
     ],
 )

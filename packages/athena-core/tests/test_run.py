@@ -331,6 +331,72 @@ def test_a_run_that_ends_without_a_word_is_complete_with_its_last_metrics(tmp_pa
     assert summary(tmp_path / "run")["metrics"] == {"loss": 0.5, "bound": None}
 
 
+def test_a_loop_left_early_is_complete_only_if_the_recipe_says_so(tmp_path: Path) -> None:
+    for name, finish, status in (("a", False, "incomplete"), ("b", True, "complete")):
+        with make(tmp_path / name) as run:
+            for step in run.steps(5):
+                if step == 3:
+                    break
+            if finish:
+                run.finish({"loss": 0.5})
+        assert summary(tmp_path / name)["status"] == status
+
+
+def test_a_state_that_does_not_fit_is_one_line_with_its_part(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        list(run.steps(1, model=torch.nn.Linear(1, 1)))
+    with make(tmp_path / "run") as run:
+        with pytest.raises(
+            AthenaError, match=r"the checkpoint's `model` does not fit: .*size mismatch"
+        ) as raised:
+            list(run.steps(2, model=torch.nn.Linear(2, 1)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_part_without_a_state_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run, pytest.raises(TypeError, match="`model` must have `state_dict`"):
+        next(run.steps(2, model=3))  # type: ignore[arg-type]
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with make(tmp_path / "run") as run, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(AthenaError, match=r"cannot write .*curve\.png: No space left"):
+            run.figure("curve", Figure())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP is not on this system")
+def test_a_closed_terminal_saves_unless_it_is_ignored(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        with make(tmp_path / "a") as run:
+            train(run, 6, 2, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with make(tmp_path / "b") as run:
+            train(run, 3, 2, signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert summary(tmp_path / "b")["step"] == 3
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_damaged_checkpoint_says_which_is_before_it_if_any(tmp_path: Path, others: int) -> None:
+    with make(tmp_path / "run", checkpoint_seconds=0.0) as run:
+        list(run.steps(1 + others))
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    newest.write_bytes(b"PK")
+    says = "Delete it to resume from step-00000001.pt" if others else "It is the only one"
+    with pytest.raises(AthenaError, match=says), make(tmp_path / "run"):
+        pass
+
+
 def test_text_that_looks_like_markup_is_only_text(tmp_path: Path) -> None:
     for terminal in (True, False):
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123

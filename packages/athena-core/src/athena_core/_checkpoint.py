@@ -58,7 +58,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.exists() and path.stat().st_size == 0:
-        raise AthenaError(f"checkpoint {path} is empty. Delete it to resume from the one before.")
+        raise AthenaError(f"checkpoint {path} is empty.")
     try:
         with warnings.catch_warnings():  # torch advises on the pickle protocol of what it then refuses
             warnings.simplefilter("ignore")
@@ -68,12 +68,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise AthenaError(
             f"checkpoint {path} holds something other than tensors and primitives; refused, nothing of it "
-            "was executed. Delete it to resume from the one before."
+            "was executed."
         ) from error
     except Exception as error:  # what damaged bytes raise in torch's readers has no common type
-        raise AthenaError(
-            f"checkpoint {path} is cut short or damaged. Delete it to resume from the one before."
-        ) from error
+        raise AthenaError(f"checkpoint {path} is cut short or damaged.") from error
 
 
 def _portable(value: Any, path: str) -> Any:

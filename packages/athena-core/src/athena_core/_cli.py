@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,6 +72,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="athena", description="Find, run and compare components for PyTorch research.")
+    parser.add_argument("--version", action="version", version=f"athena-core {version('athena-core')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, function: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
@@ -200,20 +202,30 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
     def stop(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, stop)  # until the run takes it over: torch's import is long
     try:
         from athena_core._launch import launch
         from athena_core._run import Interrupted
 
+        for number in before:  # not before: an exception inside torch's import is lost, or ends the process
+            signal.signal(number, stop)
+        if noted:
+            raise KeyboardInterrupt(noted[0])
         try:
             launch(arguments)
         except Interrupted as interrupted:
             return _complain(str(interrupted), 128 + interrupted.signal)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

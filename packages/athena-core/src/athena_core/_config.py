@@ -167,7 +167,7 @@ class _Reading:
     def _refuse_unknown(self) -> None:
         known = [text for action in self.parser._actions for text in action.option_strings]
         known = [text.removeprefix("--") for text in known if text.startswith("--")]
-        known = [path for path in known if path not in self.slots and path != "help"]
+        known = [path for path in known if path not in self.slots and not path.endswith("help")]
         for path in self.texts:
             if path not in known:
                 options = [f"--{other}" for other in known]
@@ -194,6 +194,9 @@ class _Reading:
 
     def _restore_text(self, parsed: dict[str, Any]) -> None:
         """Undo jsonargparse's reading of TOML's strings as YAML: they have their types already."""
+        for path, text in self.texts.items():
+            if not text and isinstance(parsed.get(path), Path):
+                raise AthenaError(f"option `--{path}` must be a path; got an empty one.")
         for key, value in self.values.items():
             hints = _hints(self.targets[key] if key in self.slots else self.type)
             given = value if key in self.slots else {key: value}
@@ -235,6 +238,10 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _as_given(hint: Any, given: Any, parsed: Any, path: str) -> Any:
+    if given is None and not {type(None), Any, object, inspect.Parameter.empty} & set(_alternatives(hint)):
+        raise AthenaError(f"option `{path}` must be {_spelled(hint)}; got null.")
+    if given == "" and isinstance(parsed, Path):
+        raise AthenaError(f"option `{path}` must be a path; got an empty one.")
     if isinstance(given, str) and not isinstance(parsed, (str, Path, Enum)):
         admitted = _alternatives(hint)
         if str in admitted or Any in admitted or inspect.Parameter.empty in admitted:

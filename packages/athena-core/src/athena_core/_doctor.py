@@ -41,7 +41,7 @@ def report(model_target: str | None = None, *, timeout: float = 120) -> tuple[li
     factory = None if model_target is None else _factory(model_target)
     before = dict(os.environ)
     try:
-        lines = [*_python(), *_switches(), *_plugins(timeout), *_devices()]
+        lines = [*_python(), *_switches(), *_plugins(timeout), *_clashes(), *_devices()]
         if factory is not None:
             lines += _model(factory, str(model_target))
     finally:
@@ -93,6 +93,21 @@ def _plugins(timeout: float) -> Iterator[str]:
             mark = "! " if status.state in ("failed", "incompatible") else ""
             reason = f": {status.reason}" if status.reason else ""
             yield f"{mark}plugin {status.distribution} {status.version} {status.state}{reason}"
+
+
+def _clashes() -> Iterator[str]:
+    """Components that a bare name cannot tell apart, and those of a kind that nobody declares."""
+    host = default_host()
+    declared = {kind.name for kind in host.kinds()}
+    offering: dict[str, list[str]] = {}
+    for offer in host.offers():
+        label = f"{offer.component.kind}/{offer.component.name}"
+        offering.setdefault(label, []).append(offer.distribution)
+        if offer.component.kind not in declared:
+            yield f"! {label} of {offer.distribution}: no installed package declares the kind"
+    for label, distributions in offering.items():
+        if len(distributions) > 1:
+            yield f"! {label} is offered by {' and '.join(distributions)}: disable one, or name it in full"
 
 
 def _is_tried(one: Found, switched_off: set[str]) -> bool:
@@ -151,6 +166,8 @@ def probe(distribution: str, version: str, entry_point: str, value: str) -> None
             return None
 
     attempt(lambda: host.register(resolve(value), distribution, version, entry_point))
+    if heavy := [name for name in ("torch", "numpy") if name in sys.modules]:
+        print(f"{_SAID}imports {' and '.join(heavy)} when it is found; import inside functions", flush=True)
     for component in host.components():
         if not unmet_requirements(component.requires):
             target = attempt(host.load, component.kind, component.name)

@@ -331,7 +331,7 @@ class PluginHost:
 
     def _not_loaded(self) -> str:
         statuses = [plugin.status for plugin in self._plugins.values()]
-        lost = [one for one in statuses if one.state in ("failed", "incompatible")]
+        lost = [one for one in statuses if one.state != "active"]
         names = ", ".join(f"`{one.distribution}` ({one.state})" for one in lost)
         return f" Not loaded: {names}; see `athena plugins`." if lost else ""
 

@@ -21,8 +21,10 @@ from athena_core._errors import AthenaError
 from athena_core._recipe import Recipe
 from athena_core._registry import load
 from athena_core._run import Interrupted, Run
+from athena_core._run_folder import checkpoints
 
 SEEDS = 2**63
+MOST_SEEDS = 10_000
 ITS_OWN = ("recipe", "seed", "device")  # keys of a configuration that are not the recipe's fields
 
 
@@ -31,6 +33,8 @@ def launch(arguments: Sequence[str], console: Console | None = None) -> None:
     console = console or Console()
     name, rest = _name_first(arguments)
     options, rest = _parser().parse_known_args(rest)
+    if not options.checkpoint_seconds >= 0:
+        raise AthenaError(f"`--checkpoint-seconds` must be at least 0; got {options.checkpoint_seconds}.")
     if options.help:
         help_text = _parser().format_help()
         console.print(
@@ -44,6 +48,8 @@ def launch(arguments: Sequence[str], console: Console | None = None) -> None:
 
 def _start(name: str | None, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
     values, source = (_toml.read(options.config), str(options.config)) if options.config else ({}, "")
+    if name and values.get("recipe", name) != name:
+        raise AthenaError(f"{source} is for the recipe `{values['recipe']}`; got `{name}`. Leave one out.")
     name = name or values.get("recipe")
     if not isinstance(name, str):
         raise AthenaError("name a recipe: `athena run NAME`. `athena list recipe` shows what there is.")
@@ -89,6 +95,9 @@ def _resume(name: str | None, arguments: list[str], options: argparse.Namespace,
         if _is_complete(folder):
             console.print(f"{folder} is complete already", highlight=False, markup=False, soft_wrap=True)
         else:
+            newest = checkpoints(folder)[-1:]
+            where = newest[0].name if newest else "the beginning: there is no checkpoint"
+            console.print(f"{folder} goes on from {where}", highlight=False, markup=False, soft_wrap=True)
             pairs.append((recipe, run))
     _execute(pairs, options.resume, console)
 
@@ -119,6 +128,7 @@ def _execute_one(recipe: Recipe, run: Run, console: Console) -> None:
         _show(console, {"run": f"{run.dir} ({run.config['recipe']}, seed {run.seed}, {run.device})"})
         metrics = recipe.run(run)
         run.finish(metrics)
+    again = f"athena run --config {shlex.quote(str(run.dir / 'config.toml'))}"
     figures = sorted((run.dir / "figures").glob("*.png"))
     _show(
         console,
@@ -127,9 +137,9 @@ def _execute_one(recipe: Recipe, run: Run, console: Console) -> None:
             "run": run.dir,
             **{f"figure {n}" if len(figures) > 1 else "figure": path for n, path in enumerate(figures, 1)},
             "metrics": run.dir / "metrics.jsonl",
-            "again": f"athena run --config {shlex.quote(str(run.dir / 'config.toml'))}",
+            "again": again,
             "options": f"athena run {run.config['recipe']} --help",
-            "several seeds": f"athena run {run.config['recipe']} --seeds 0:3, then athena report FOLDER",
+            "several seeds": f"{again} --seeds 0:3, then athena report FOLDER",
         },
     )
 
@@ -157,14 +167,14 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("options of a run").add_argument
-    add("--config", type=Path, metavar="FILE.toml", help="options as TOML; the command line wins over it")
+    add("--config", type=_path, metavar="FILE.toml", help="options as TOML; the command line wins over it")
     add("--seed", type=int, help="seed of every generator (default: 0)")
     add("--seeds", metavar="A:B", help="one run for each seed: 0:10, or 0,3,5")
-    add("--device", help="auto, or a device type such as cpu or cuda:1 (default: auto)")
-    add("--out", type=Path, metavar="FOLDER", help="where the run's folder is made (default: runs)")
+    add("--device", type=_text, help="auto, or a device type such as cpu or cuda:1 (default: auto)")
+    add("--out", type=_path, metavar="FOLDER", help="where the run's folder is made (default: runs)")
     add("--tracker", action="append", default=[], metavar="NAME", help="also send metrics there; repeatable")
     add("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="time between two (default: 60)")
-    add("--resume", type=Path, metavar="FOLDER", help="go on with the run, or the seeds, in a folder")
+    add("--resume", type=_path, metavar="FOLDER", help="go on with the run, or the seeds, in a folder")
     add("--help", "-h", action="store_true", help="show this, and the options of the recipe NAME")
     return parser
 
@@ -172,6 +182,16 @@ def _parser() -> argparse.ArgumentParser:
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise AthenaError(message)
+
+
+def _text(value: str) -> str:
+    if not value:  # an unset variable of a shell, as a rule
+        raise argparse.ArgumentTypeError("got an empty value")
+    return value
+
+
+def _path(value: str) -> Path:
+    return Path(_text(value))
 
 
 def _name_first(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -201,14 +221,19 @@ def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
         raise AthenaError("`--seed` and `--seeds` exclude each other; give one.")
     try:
         first, colon, end = options.seeds.partition(":")
-        seeds = list(range(int(first), int(end))) if colon else [int(s) for s in options.seeds.split(",")]
+        seeds = range(int(first), int(end)) if colon else [int(s) for s in options.seeds.split(",")]
     except ValueError:
         seeds = []
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
+    if (
+        not 0 < len(seeds) <= MOST_SEEDS
+        or len(set(seeds)) < len(seeds)
+        or min(seeds) < 0
+        or max(seeds) >= SEEDS
+    ):
         raise AthenaError(
             f"`--seeds` must be a range such as 0:10 or a list such as 0,3,5; got {options.seeds!r}."
         )
-    return seeds
+    return list(seeds)
 
 
 def _new_folder(out: Path, name: str) -> Path:

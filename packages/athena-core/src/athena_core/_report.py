@@ -96,7 +96,8 @@ def _read(folder: Path) -> _Finished:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AthenaError(f"{folder}: summary.json or metrics.jsonl is damaged: {error!r}.") from error
     if status != "complete":
-        raise AthenaError(f"{folder}: not complete but {status}. Go on with: athena run --resume {folder}")
+        remedy = f"Go on with: athena run --resume {folder}" if status != "failed" else "Start a new run."
+        raise AthenaError(f"{folder}: not complete but {status}. {remedy}")
     if not isinstance(final, dict) or not final or not all(map(_is_finite, final.values())):
         raise AthenaError(f"{folder}: the final metrics must be finite numbers, at least one; got {final!r}.")
     return _Finished(folder, seed, _flat(config), final, _curves(folder, lines))

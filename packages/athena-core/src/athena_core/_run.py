@@ -62,7 +62,7 @@ class Run:
     """One run in one folder, new or resumed; usable alone, as a context manager.
 
     Entering it makes the folder (``config.toml``, ``environment.json``), seeds every global
-    generator, and takes Ctrl-C and SIGTERM: they save at the next step boundary and raise
+    generator, and takes Ctrl-C, SIGTERM and SIGHUP: they save at the next step boundary and raise
     `Interrupted`; outside `steps` they raise at once. Leaving it writes ``summary.json``.
 
     Args:
@@ -113,7 +113,7 @@ class Run:
         self._latest: dict[str, float] = {}
         self._saved: dict[str, Any] | None = None  # the checkpoint that this process goes on from
         self._logged = self._logged_before = -1
-        self._step = 0
+        self._step = self._total = 0
         self._stepping = self._stepped = self._made = False
         self._stack = ExitStack()
         self._begun = self._saved_at = time.monotonic()
@@ -149,18 +149,24 @@ class Run:
             outcome: dict[str, Any] = {"status": "interrupted"}
         elif error is not None:
             outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        elif self._final is None and self._step < self._total:
+            outcome = {"status": "incomplete", "reason": f"it left the loop before step {self._total}"}
         else:
             final = self._latest if self._final is None else self._final
             outcome = {"status": "complete", "metrics": finite_or_none(final)}
         outcome |= {"step": self._step, "seconds": round(self._seconds(), 3)}
-        with self._stack:
+        path = self.dir / "summary.json"
+        with self._stack, self._writing(path):
             text = json.dumps(outcome, indent=1)
-            write_atomically(self.dir / "summary.json", lambda file: file.write(text.encode()))
+            write_atomically(path, lambda file: file.write(text.encode()))
         if isinstance(error, AthenaError):
             self.discard_unused()
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """Note the final metrics of a complete run; without it they are those logged last."""
+        """Note the final metrics: the run is complete, also if it left the loop of steps early.
+
+        A run that came to its end without it is complete with the metrics logged last.
+        """
         self._final = _numbers(metrics)
 
     def prepare(self) -> None:
@@ -208,8 +214,12 @@ class Run:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last, of a closed terminal, is not everywhere
+        taken = [getattr(signal, name) for name in names if hasattr(signal, name)]
         before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._on_signal)
+            for number in taken
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
         }
         try:
             yield
@@ -260,7 +270,8 @@ class Run:
         from athena_core.figures import save
 
         path = self.dir / "figures" / f"{name}.png"
-        save(figure, path)
+        with self._writing(path):
+            save(figure, path)
         return path
 
     def progress(
@@ -291,7 +302,11 @@ class Run:
         """
         if self._stepped:
             raise RuntimeError("`steps` must be called once a run; put all phases into one count of steps.")
+        for name, part in parts.items():
+            if not hasattr(part, "state_dict") or not hasattr(part, "load_state_dict"):
+                raise TypeError(f"`{name}` must have `state_dict` and `load_state_dict`; got {part!r}.")
         self._restore_into(parts)
+        self._total = total
         bar = Bar(self._console, total, done=self._step, unit=unit, units_per_step=units_per_step)
         self._stepping = self._stepped = True
         try:
@@ -315,7 +330,11 @@ class Run:
         if state.keys() != parts.keys():
             raise AthenaError(f"{self.dir}: the checkpoint has {sorted(state)}, the recipe {sorted(parts)}.")
         for name, part in parts.items():
-            part.load_state_dict(state[name])
+            try:
+                part.load_state_dict(state[name])
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                why = " ".join(str(error).split())
+                raise AthenaError(f"{self.dir}: the checkpoint's `{name}` does not fit: {why}") from error
         self._saved = None  # frees the memory
 
     def _checkpoint_parts(self, step: int, parts: Mapping[str, Stateful]) -> None:

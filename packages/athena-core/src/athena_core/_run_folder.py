@@ -80,10 +80,12 @@ def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]
     paths = checkpoints(folder)
     if not paths:
         return None
-    content = load_checkpoint(paths[-1])
-    if not isinstance(content, dict) or not content.keys() >= set(PARTS):
-        raise AthenaError(
-            f"checkpoint {paths[-1]} is not one of a run. Delete it to resume from the one before."
-        )
+    try:
+        content = load_checkpoint(paths[-1])
+        if not isinstance(content, dict) or not content.keys() >= set(PARTS):
+            raise AthenaError(f"checkpoint {paths[-1]} is not one of a run.")
+    except AthenaError as error:
+        before = f"Delete it to resume from {paths[-2].name}." if paths[1:] else "It is the only one."
+        raise AthenaError(f"{error} {before}") from error
     check_configuration(folder, content["config"], config, paths[-1].name)
     return content

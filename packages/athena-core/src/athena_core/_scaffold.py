@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 from importlib import resources
 from pathlib import Path
@@ -32,11 +34,14 @@ def make(folder: Path) -> str:
     name = folder.resolve().name
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise AthenaError(f"a package's name is lower case, words joined by `-`; got `{name}`.")
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module) or importlib.util.find_spec(module) is not None:
+        raise AthenaError(f"`{name}` is a word of Python or an installed package; choose another name.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AthenaError(f"{folder} is there already, and not an empty folder; choose another.")
     words = {
         "name": name,
-        "module": name.replace("-", "_"),
+        "module": module,
         "recipe": "".join(word.capitalize() for word in name.split("-")),
         **_core_bounds(),
     }

@@ -226,6 +226,7 @@ def _schedule_resumes(target: ScheduleFactory, at: int) -> None:
     schedule = example_schedule(target)
     _advance(schedule, at)
     resumed = example_schedule(target)
+    resumed.optimizer.load_state_dict(_saved(schedule.optimizer.state_dict()))  # as a run restores both
     resumed.load_state_dict(_saved(schedule.state_dict()))
     rate, resumed_rate = (s.optimizer.param_groups[0]["lr"] for s in (schedule, resumed))
     assert rate == resumed_rate, f"rate {resumed_rate} in force after loading, {rate} before saving"
