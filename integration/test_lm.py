@@ -111,6 +111,7 @@ def test_a_folder_without_text_is_one_line(athena: Athena, tmp_path: Path) -> No
         (("--heads", "3"), "`heads` must divide `width` = 32; got 3."),
         (("--heads", "32"), "rotary"),
         (("--optimizer.lr", "nan"), "lr"),
+        (("--optimizer.fused", "true", "--optimizer.foreach", "true"), "`fused` and `foreach`"),
         (("--schedule.warmup_steps", "9"), "warmup_steps"),
     ],
 )

@@ -30,7 +30,8 @@ class Configured:
     def create(self, *args: Any, **given: Any) -> Any:
         """Build the component from the options, and from what the recipe gives where its signature names it.
 
-        Raises AthenaError also for what the component refuses with ValueError: the user chose the options.
+        Raises AthenaError also for what the component refuses with ValueError or RuntimeError: it was the
+        user who chose the options.
         """
         from inspect import signature
 
@@ -40,8 +41,9 @@ class Configured:
         offered = {name: value for name, value in given.items() if name in taken}
         try:
             return create(self.kind, self.name, *args, **offered, **self.options)
-        except ValueError as error:
-            raise AthenaError(f"{self.kind} `{self.name}`: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise AthenaError(f"{self.kind} `{self.name}`: {why}") from error
 
 
 @dataclass(frozen=True)
