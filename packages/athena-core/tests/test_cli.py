@@ -320,7 +320,13 @@ def test_a_signal_while_torch_is_imported_is_not_lost(
     """An exception inside an import is swallowed or ends the process; so the signal waits for its end."""
     command = [sys.executable, "-m", "athena_core", "run", "walk", "--out", tmp_path / "runs", "--pause", "1"]
     env = {**os.environ, "PYTHONPATH": str(recipes)}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+    ) as process:
         time.sleep(moment)
         process.send_signal(number)
         err = process.stderr.read().decode()

@@ -93,9 +93,38 @@ def test_torchs_optimizers_obey_all_laws(optimizer):
     assert failures(optimizer_checks(COMPONENT, optimizer)) == set()
 
 
-def test_torchs_schedules_leave_the_wrong_rate_after_loading():
+def test_torchs_schedules_obey_all_laws():
     checks = schedule_checks(COMPONENT, partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99))
-    assert "resumes exactly at step 7" in failures(checks)
+    assert failures(checks) == set()
+
+
+def test_a_schedule_that_forgets_its_step_fails_its_law():
+    class Forgetful(torch.optim.lr_scheduler.ExponentialLR):
+        def load_state_dict(self, state_dict):
+            super().load_state_dict({**state_dict, "last_epoch": 0, "_last_lr": [1.0]})
+
+        def get_lr(self):
+            return [base * 0.99**self.last_epoch for base in self.base_lrs]
+
+    assert "resumes exactly at step 7" in failures(schedule_checks(COMPONENT, partial(Forgetful, gamma=0.99)))
+
+
+def test_ours_puts_its_rate_in_force_when_loaded_alone_and_torchs_does_not():
+    """Without the optimizer's own state: torch's schedulers leave there what their constructor wrote."""
+
+    def rate_after_loading(target):
+        optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2)]
+        first, second = (target(optimizer) for optimizer in optimizers)
+        for _ in range(7):
+            optimizers[0].step()
+            first.step()
+        second.load_state_dict(first.state_dict())
+        return [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+
+    before, after = rate_after_loading(partial(warmup_cosine, warmup_steps=3, total_steps=20))
+    assert before == after
+    before, after = rate_after_loading(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99))
+    assert before != after
 
 
 def test_a_schedule_that_starts_at_zero_fails_its_law():

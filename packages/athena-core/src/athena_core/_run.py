@@ -214,13 +214,11 @@ class Run:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last, of a closed terminal, is not everywhere
-        taken = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        before = {
-            number: signal.signal(number, self._on_signal)
-            for number in taken
-            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
-        }
+        taken = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # a closed terminal's
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as it is under nohup
+            taken.append(hangup)
+        before = {number: signal.signal(number, self._on_signal) for number in taken}
         try:
             yield
         finally:
