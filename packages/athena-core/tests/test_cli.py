@@ -107,6 +107,13 @@ def test_list_shows_every_component_and_json_is_one_list(
     assert [row["name"] for row in mine] == ["lost", "walk", "wrong"]
 
 
+def test_the_version_is_shown(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out.startswith("athena-core 0.")
+
+
 def test_list_imports_nothing_heavy(tmp_path: Path) -> None:
     """Pitfall 1: no torch, numpy or triton to list."""
     write_distribution(tmp_path, "extra", plugin_source("thing/one"))

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,9 +69,19 @@ class _Parser(argparse.ArgumentParser):
             raise AthenaError(f"unknown command `{value}`. {nearest(str(value), action.choices)}")
 
 
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for: listing pays for one metadata scan and no more."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"athena-core {version('athena-core')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="athena", description="Find, run and compare components for PyTorch research.")
-    parser.add_argument("--version", action="version", version=f"athena-core {version('athena-core')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the core's version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, function: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:

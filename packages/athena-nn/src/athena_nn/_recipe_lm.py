@@ -168,10 +168,11 @@ class LM(Recipe):
             run.check_finite(step, model, loss)
             optimizer.step()
             schedule.step()
-            metrics = {"bits_per_byte": loss.item() / log(2)}
+            nats = loss.item()  # one wait for the device
+            metrics = {"bits_per_byte": nats / log(2)}
             if step % self.eval_every == 0 and step < self.steps:
                 metrics["heldout_bits_per_byte"] = self._heldout_bits(model, train, held)
-            run.log(step, loss=loss.item(), **metrics)
+            run.log(step, loss=nats, **metrics)
 
     def _heldout_bits(self, model: DecoderLM, train: bytes, held: bytes) -> float:
         dtype = getattr(torch, self.dtype)
