@@ -1,50 +1,77 @@
-"""Attention against a plain loop over heads and tokens, and against `nn.MultiheadAttention`."""
+"""Attention against a plain loop over heads and tokens, and in all its uses."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from athena_nn import MultiHeadAttention, Positions, RotaryPositions
+from athena_nn import (
+    AlibiPositions,
+    KVCache,
+    MultiHeadAttention,
+    NoPositions,
+    RotaryPositions,
+    ShawPositions,
+    attention_reference,
+    causal_mask,
+    packed_mask,
+    packed_positions,
+    padding_mask,
+)
+from athena_nn._attend import attend
+
+POSITIONS = {
+    "none": lambda: None,
+    "rotary": lambda: RotaryPositions(4),
+    "alibi": lambda: AlibiPositions(4),
+    "shaw": lambda: ShawPositions(4),
+}
 
 
-class Slopes(Positions):
-    """A bias that falls linearly with distance, as ALiBi's does: exercises the hook for biases."""
-
-    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        distance = (query_positions[:, None] - key_positions[None]).abs().to(torch.float32)
-        return -torch.tensor([0.5, 0.25, 0.125, 0.0625])[:, None, None] * distance
-
-
-def plain_attention(module: MultiHeadAttention, x: Tensor, positions: Tensor | None = None) -> Tensor:
-    """A softmax a query and head, in the words of the formula."""
+def plain_attention(
+    module: MultiHeadAttention, x: Tensor, positions: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """A softmax a query and head, in the words of the formula; ``mask`` broadcasts to all four axes."""
     batch, time, _ = x.shape
     n_heads, n_kv_heads, width = module.num_heads, module.num_kv_heads, module.head_dim
     positions = torch.arange(time) if positions is None else positions
+    part = NoPositions() if module.positions is None else module.positions
     rows = module.qkv(x).view(batch, time, -1, width)
     q, k, v = (part.transpose(1, 2) for part in rows.split((n_heads, n_kv_heads, n_kv_heads), dim=2))
-    q, k = module.positions.rotate(q, k, positions)
-    bias = module.positions.bias(positions, positions)
-    out = torch.zeros(batch, time, n_heads, width, dtype=x.dtype)
+    phases = part.phases(positions, x.dtype)
+    if phases is not None:
+        q, k = part.rotate(q, phases), part.rotate(k, phases)
+    added = torch.zeros(batch, n_heads, time, time, dtype=x.dtype)
+    bias, scores = part.bias(positions, positions), part.scores(q / width**0.5, positions, positions)
+    for term in (bias, scores):
+        added = added if term is None else added + term
+    if mask is not None:
+        added = added.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else added + mask
+    out = torch.zeros(batch, n_heads, time, width, dtype=x.dtype)
     for head in range(n_heads):
         shared = head * n_kv_heads // n_heads
         for t in range(time):
-            seen = t + 1 if module.causal else time
-            scores = (k[:, shared, :seen] @ q[:, head, t, :, None]).squeeze(-1) / width**0.5
-            if bias is not None:
-                scores = scores + bias[head, t, :seen]
-            out[:, t, head] = (scores.softmax(-1)[:, None] @ v[:, shared, :seen]).squeeze(1)
-    return module.out(out.flatten(2))
+            first = 0 if module.window is None else max(0, t + 1 - module.window)
+            last = t + 1 if module.causal else time if module.window is None else min(time, t + module.window)
+            weights = torch.zeros(batch, n_heads, 1, time, dtype=x.dtype)
+            own = (k[:, shared, first:last] @ q[:, head, t, :, None]).squeeze(-1) / width**0.5
+            weights[:, head, 0, first:last] = (own + added[:, head, t, first:last]).softmax(-1)
+            out[:, head, t] = (weights[:, head] @ v[:, shared]).squeeze(1)
+            if part.weighs_values:
+                out[:, head, t] += part.values(weights, positions[..., t : t + 1], positions)[:, head, 0]
+    return module.out(out.transpose(1, 2).flatten(2))
 
 
-@pytest.mark.parametrize("positions", [None, RotaryPositions(4), Slopes()], ids=["none", "rotary", "slopes"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"causal": True, "window": 3}, {"window": 2}], ids=str
+)
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
-def test_equals_plain_attention_forward_and_backward(num_kv_heads, causal, positions):
+def test_equals_plain_attention_forward_and_backward(num_kv_heads, options, positions):
     """Grouped heads are neighbours (pitfall 6); in train and eval, dropout 0."""
     module = MultiHeadAttention(
-        16, 4, num_kv_heads=num_kv_heads, bias=True, causal=causal, positions=positions
+        16, 4, num_kv_heads=num_kv_heads, bias=True, positions=POSITIONS[positions](), **options
     )
     x = torch.randn(2, 7, 16, requires_grad=True)
     expected = plain_attention(module, x)
@@ -56,24 +83,107 @@ def test_equals_plain_attention_forward_and_backward(num_kv_heads, causal, posit
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_identity_with_torchs_module(causal, bias):
-    """Copied weights; torch's boolean masks say what to ignore, the opposite of ours (pitfall 11)."""
-    ours, theirs = (
-        MultiHeadAttention(12, 3, bias=bias, causal=causal),
-        nn.MultiheadAttention(12, 3, bias=bias, batch_first=True),
+@pytest.mark.parametrize("kind", ["boolean", "a row", "a head", "added", "padding", "packed"])
+def test_masks_beside_causality(kind, causal, positions):
+    module = MultiHeadAttention(16, 4, num_kv_heads=2, causal=causal, positions=POSITIONS[positions]())
+    itself = torch.eye(6, dtype=torch.bool)  # no row is empty
+    segments = torch.tensor([[0, 0, 1, 1, 1, 2], [3, 3, 3, 3, 4, 4]])
+    mask = {
+        "boolean": (torch.rand(6, 6) > 0.5) | itself,
+        "a row": (torch.rand(2, 6, 6) > 0.5) | itself,
+        "a head": (torch.rand(2, 4, 6, 6) > 0.5) | itself,
+        "added": torch.randn(1, 4, 6, 6),
+        "padding": padding_mask(torch.tensor([[True] * 4 + [False] * 2, [True] * 6])),
+        "packed": packed_mask(segments),
+    }[kind]
+    where = packed_positions(segments) if kind == "packed" else None
+    x = torch.randn(2, 6, 16)
+    whole = mask[:, None] if mask.ndim == 3 else mask
+    expected = plain_attention(module, x, where, whole)
+    torch.testing.assert_close(module(x, mask=mask, positions=where), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_sequences_equal_each_alone():
+    module = MultiHeadAttention(16, 4, causal=True, positions=RotaryPositions(4))
+    x, segments = torch.randn(1, 9, 16), torch.tensor([[0] * 4 + [1] * 5])
+    y = module(x, mask=packed_mask(segments), positions=packed_positions(segments))
+    torch.testing.assert_close(y, torch.cat((module(x[:, :4]), module(x[:, 4:])), dim=1))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_query_that_may_attend_to_nothing_gets_zeros(dtype, queries, positions):
+    """Pitfall 2, for boolean masks and those that add minus infinity, with finite gradients."""
+    module = MultiHeadAttention(16, 4, num_kv_heads=2, positions=POSITIONS[positions]()).to(dtype)
+    seen = torch.ones(queries, queries, dtype=torch.bool)
+    seen[-1] = False
+    for mask in (seen, torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, float("-inf"))):
+        x = torch.randn(2, queries, 16, dtype=dtype, requires_grad=True)
+        y = module(x, mask=mask)
+        assert y[:, -1].abs().max() == 0
+        (grad,) = torch.autograd.grad(y.square().sum(), x)
+        assert grad.isfinite().all()
+        for parameter in torch.autograd.grad(module(x, mask=mask).square().sum(), module.qkv.weight):
+            assert parameter.isfinite().all()
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_the_fast_call_equals_the_reference(heads, queries):
+    """Also where query heads become the queries of their shared key-value head."""
+    q = torch.randn(2, 4, queries, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, 6, 8, dtype=torch.float64)
+    masks = [None, torch.rand(1, heads, queries, 6) > 0.4, torch.randn(2, heads, queries, 6).double()]
+    for mask in masks:
+        y = attend(q, k, v, mask=mask, causal=False, scale=0.3, dropout=0.0)
+        torch.testing.assert_close(
+            y, attention_reference(q, k, v, mask=mask, scale=0.3), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_cross_attention_sees_a_memory_of_another_width():
+    module = MultiHeadAttention(16, 4, num_kv_heads=2, kv_dim=10, bias=True, scale=1.0)
+    x, memory = torch.randn(2, 3, 16), torch.randn(2, 5, 10)
+    padding = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    q = module.q(x).view(2, 3, 4, 4).transpose(1, 2)
+    k, v = module.kv(memory).view(2, 5, 2, 2, 4).permute(2, 0, 3, 1, 4)
+    for mask in (None, padding_mask(padding)):
+        y = attention_reference(q, k, v, mask=mask, scale=1.0)
+        expected = module.out(y.transpose(1, 2).flatten(2))
+        torch.testing.assert_close(module(x, memory, mask=mask), expected, rtol=1e-5, atol=1e-5)
+    alone = module(x[1:], memory[1:, :2])
+    torch.testing.assert_close(module(x, memory, mask=padding_mask(padding))[1:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_query_and_key_norms_act_on_each_head():
+    module = MultiHeadAttention(
+        16, 4, num_kv_heads=2, qk_norm="rms", causal=True, positions=RotaryPositions(4)
     )
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight)
-        theirs.out_proj.weight.copy_(ours.out.weight)
-        if bias:
-            theirs.in_proj_bias.copy_(ours.qkv.bias)
-            theirs.out_proj.bias.copy_(ours.out.bias)
-    x = torch.randn(2, 5, 12)
-    ignored = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
-    expected, _ = theirs(x, x, x, attn_mask=ignored, need_weights=False)
-    torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
+        module.q_norm.weight.uniform_(0.5, 2)
+        module.k_norm.weight.uniform_(0.5, 2)
+    x = torch.randn(2, 5, 16)
+    q, k, v = module.qkv(x).view(2, 5, 8, 4).transpose(1, 2).split((4, 2, 2), dim=1)
+    phases = module.positions.phases(torch.arange(5), x.dtype)
+    q, k = (part / part.square().mean(-1, keepdim=True).add(1e-6).sqrt() for part in (q, k))
+    q, k = (
+        module.positions.rotate(part * norm.weight, phases)
+        for part, norm in ((q, module.q_norm), (k, module.k_norm))
+    )
+    y = attention_reference(q, k, v, mask=causal_mask(5))
+    torch.testing.assert_close(module(x), module.out(y.transpose(1, 2).flatten(2)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(module(3 * x)[:, :1], 3 * module(x)[:, :1], rtol=1e-4, atol=1e-5)
+
+
+def test_it_goes_on_from_a_cache_of_its_own():
+    module = MultiHeadAttention(16, 4, num_kv_heads=2, causal=True, positions=RotaryPositions(4))
+    x = torch.randn(2, 9, 16)
+    cache = KVCache(num_layers=1, batch=2, num_kv_heads=2, head_dim=4)
+    parts = [module(x[:, a:b], cache=cache) for a, b in ((0, 4), (4, 5), (5, 9))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), module(x), rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_and_float64_follow_float32():
@@ -85,19 +195,13 @@ def test_bfloat16_and_float64_follow_float32():
     torch.testing.assert_close(module.bfloat16()(x.bfloat16()).float(), exact, rtol=0, atol=2e-2)
 
 
-def test_gradcheck():
-    module = MultiHeadAttention(8, 2, num_kv_heads=1, causal=True, positions=RotaryPositions(4)).double()
-    x = torch.randn(1, 3, 8, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_gradcheck(positions):
+    module = MultiHeadAttention(
+        16, 4, num_kv_heads=2, causal=True, window=2, positions=POSITIONS[positions]()
+    ).double()
+    x = torch.randn(1, 3, 16, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(module, (x,))
-
-
-def test_causal_attention_sees_no_future():
-    module = MultiHeadAttention(8, 2, causal=True)
-    x = torch.randn(1, 6, 8)
-    changed = x.clone()
-    changed[:, 4:] += 1
-    torch.testing.assert_close(module(x)[:, :4], module(changed)[:, :4])
-    assert not torch.allclose(module(x)[:, 4:], module(changed)[:, 4:])
 
 
 def test_without_order_attention_is_permutation_equivariant():
@@ -109,29 +213,28 @@ def test_without_order_attention_is_permutation_equivariant():
 def test_positions_are_an_argument():
     module = MultiHeadAttention(8, 2, causal=True, positions=RotaryPositions(4))
     x = torch.randn(2, 5, 8)
-    torch.testing.assert_close(module(x, torch.arange(5) + 100), module(x), rtol=1e-4, atol=1e-5)
-    stretched = module(x, torch.arange(5) * 3)
+    shifted = module(x, positions=torch.arange(5) + 100)
+    torch.testing.assert_close(shifted, module(x), rtol=1e-4, atol=1e-5)
+    stretched = module(x, positions=torch.arange(5) * 3)
     assert not torch.allclose(stretched, module(x), atol=1e-4)
-    torch.testing.assert_close(
-        stretched, plain_attention(module, x, torch.arange(5) * 3), rtol=1e-5, atol=1e-5
-    )
+    expected = plain_attention(module, x, torch.arange(5) * 3)
+    torch.testing.assert_close(stretched, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8), (3, 1, 8), (0, 4, 8)])
-def test_one_token_and_no_row(shape):
-    """Pitfall 1 concerns one query among many keys; here a single token sees itself."""
+@pytest.mark.parametrize("shape", [(1, 1, 8), (3, 1, 8), (0, 4, 8), (2, 0, 8)])
+def test_one_token_no_token_and_no_row(shape):
     module = MultiHeadAttention(8, 2, causal=True, positions=RotaryPositions(4))
     x = torch.randn(shape)
-    values = module.qkv(x).split(8, dim=-1)[2]
-    if shape[1] == 1:
-        torch.testing.assert_close(module(x), module.out(values))
     assert module(x).shape == shape
+    if shape[1] == 1:  # a single token sees itself
+        torch.testing.assert_close(module(x), module.out(module.qkv(x).split(8, dim=-1)[2]))
 
 
-def test_dropout_acts_in_training_alone():
+@pytest.mark.parametrize("positions", ["none", "shaw"])
+def test_dropout_acts_in_training_alone(positions):
     """Pitfall 10: `scaled_dot_product_attention` itself ignores `eval()`."""
-    module = MultiHeadAttention(8, 2, dropout=0.5)
-    x = torch.randn(2, 6, 8)
+    module = MultiHeadAttention(16, 4, dropout=0.5, positions=POSITIONS[positions]())
+    x = torch.randn(2, 6, 16)
     assert not torch.equal(module(x), module(x))
     module.eval()
     assert torch.equal(module(x), module(x))
@@ -149,18 +252,36 @@ def test_strided_inputs():
     [
         ({"embed_dim": 10, "num_heads": 4}, "`num_heads` must divide `embed_dim` = 10; got 4"),
         ({"embed_dim": 8, "num_heads": 0}, "`num_heads`"),
+        ({"embed_dim": 8, "num_heads": 2, "head_dim": 0}, "`head_dim` must be at least 1"),
         (
             {"embed_dim": 8, "num_heads": 4, "num_kv_heads": 3},
             "`num_kv_heads` must divide `num_heads` = 4; got 3",
         ),
         ({"embed_dim": 8, "num_heads": 4, "num_kv_heads": 0}, "`num_kv_heads`"),
         ({"embed_dim": 8, "num_heads": 2, "dropout": 1.0}, r"`dropout` must lie in \[0, 1\)"),
-        (
-            {"embed_dim": 8, "num_heads": 2, "positions": RotaryPositions(8)},
-            "heads of width 4 = 8 / 2; got one for 8",
-        ),
+        ({"embed_dim": 8, "num_heads": 2, "window": 0}, "`window` must be at least 1"),
+        ({"embed_dim": 8, "num_heads": 2, "positions": RotaryPositions(8)}, "width 4; got one for 8"),
+        ({"embed_dim": 8, "num_heads": 2, "positions": AlibiPositions(4)}, "fit 2 heads; got one for 4"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(**options)
+
+
+def test_wrong_uses_are_refused():
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 3, 6)
+    itself, cross = MultiHeadAttention(8, 2), MultiHeadAttention(8, 2, kv_dim=6)
+    cache = KVCache(num_layers=1, batch=2, num_kv_heads=2, head_dim=4)
+    with pytest.raises(ValueError, match="`memory` needs an attention that was built with `kv_dim`"):
+        itself(x, memory)
+    with pytest.raises(ValueError, match="`memory` is missing"):
+        cross(x)
+    with pytest.raises(ValueError, match="`positions` and `cache` belong to self-attention"):
+        cross(x, memory, cache=cache)
+    with pytest.raises(ValueError, match="`positions` and `cache` exclude each other"):
+        itself(x, positions=torch.arange(3), cache=cache)
+    with pytest.raises(ValueError, match=r"`positions` must have shape \(3,\) or \(2, 3\); got \(4,\)"):
+        itself(x, positions=torch.arange(4))
+    with pytest.raises(ValueError, match=r"\(2, 2, 3, 3\); got \(2, 4\)"):
+        itself(x, mask=torch.ones(2, 4, dtype=torch.bool))

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import torch
 
-from athena_nn import DecoderLM, RotaryPositions
+from athena_nn import Decoder, RotaryPositions
 from athena_nn._bits import unigram_entropy, xz_bits
 from athena_nn._windows import Windows, bits_per_byte
 
@@ -40,8 +40,8 @@ def test_an_empty_text_is_refused(cost):
         cost(b"")
 
 
-def make_model(context: int) -> DecoderLM:
-    model = DecoderLM(
+def make_model(context: int) -> Decoder:
+    model = Decoder(
         256,
         16,
         num_layers=1,

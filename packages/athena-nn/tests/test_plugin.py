@@ -15,6 +15,7 @@ from athena_core import Component
 from athena_core.testing import conformance
 from athena_nn import NoPositions, Positions, RotaryPositions, _plugin
 from athena_nn._laws import positions_checks
+from athena_nn._rotary import rotary
 
 HEAVY = "import sys; import {module}; print([m for m in ('torch', 'numpy') if m in sys.modules])"
 test_conformance = conformance("athena-nn")
@@ -42,16 +43,13 @@ class Collapsing(Positions):
         super().__init__()
         self.register_buffer("frequencies", 10_000.0 ** -(torch.arange(0, head_dim, 2) / head_dim))
 
-    def rotate(self, q, k, positions):
-        phases = positions[..., None].to(self.frequencies.dtype) * self.frequencies
-        phases = phases[:, None] if positions.ndim == 2 else phases
-        cos, sin = phases.cos(), phases.sin()
+    def phases(self, positions, dtype):
+        angles = positions[..., None].to(self.frequencies.dtype) * self.frequencies
+        angles = angles[:, None] if positions.ndim == 2 else angles
+        return angles.cos(), angles.sin()
 
-        def turn(x):
-            a, b = x.chunk(2, -1)
-            return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-
-        return turn(q), turn(k)
+    def rotate(self, x, phases):
+        return rotary(x, *phases)
 
 
 class ByOrder(Positions):

@@ -1,16 +1,22 @@
-"""The decoder language model."""
+"""The decoder: a language model, alone or looking at a memory."""
 
 from __future__ import annotations
+
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from athena_nn._block import TransformerBlock
-from athena_nn._positions import NoPositions, Positions
-from athena_nn._rms_norm import RMSNorm
+from athena_nn._block import BlockOptions
+from athena_nn._cache import KVCache
+from athena_nn._context import Context
+from athena_nn._cross_entropy import linear_cross_entropy
+from athena_nn._masks import padding_mask
+from athena_nn._positions import Positions
+from athena_nn._stack import Stack, check_padding
 
 
-class DecoderLM(nn.Module):
+class Decoder(Stack):
     r"""Predict each next token from those up to it: embedding, causal blocks, norm, projection.
 
     Args:
@@ -19,26 +25,35 @@ class DecoderLM(nn.Module):
         num_layers: blocks.
         num_heads: query heads of each.
         ff_dim: width inside each feed-forward layer.
-        max_length: longest sequence accepted.
-        num_kv_heads: key-value heads; None means as many as query heads.
-        dropout: probability of dropping, in embeddings and blocks, while training.
-        bias: whether the blocks' projections have biases.
+        max_length: longest sequence accepted; None means what the positions take.
         positions: one built part, shared by all blocks; None means no positions.
         tie_embeddings: whether the output projection is the embedding's matrix.
+        embedding_norm: whether embeddings are normalised before the first block.
+        embedding_scale: factor of token embeddings.
+        drop_path: stochastic depth of the last block; the others have less, in proportion to their depth.
+        checkpoint: whether training computes each block twice to save memory.
+        **block: options of `TransformerBlock`: ``activation``, ``norm``, ``num_kv_heads``, ``dropout``, ...
+            With a ``memory_dim``, each block also attends to a memory of that width.
 
-    Shape: ``(batch, time) -> (batch, time, vocabulary)``, logits. ``positions`` of ``forward`` is
-    ``(time,)`` or ``(batch, time)``, by default 0, 1, 2, ...
+    Shape: ``tokens (batch, time) -> (batch, time, vocabulary)``, logits.
 
-    Raises ValueError for sizes that do not fit, a sequence longer than ``max_length``, and on the CPU
-    for a token id outside the vocabulary. On an accelerator such an id is the device's own assertion:
-    looking would make the host wait at every call.
+    - ``padding (batch, time)``: True where a token is real, on whichever side of a row. A row means what its
+      real tokens mean alone; logits elsewhere mean nothing.
+    - ``mask``: that of `MultiHeadAttention`, beside causality; not together with ``padding``.
+    - ``positions``: ``(time,)`` or ``(batch, time)``, by default 0, 1, 2, ... along a row's real tokens.
+    - ``memory (batch, keys, memory_dim)`` and ``memory_padding (batch, keys)``: what cross-attention sees.
+    - ``cache``: the rows' earlier tokens, as `new_cache` makes it. Each row goes on at its own length.
+
+    Raises ValueError for sizes that do not fit, a sequence longer than ``max_length``, more tokens than a
+    cache takes, and on the CPU for a token id outside the vocabulary. On an accelerator such an id is the
+    device's own assertion: looking would make the host wait at every call.
 
     Weights start as in GPT-2 (Radford et al. 2019, section 2.3): normal with standard deviation 0.02,
     projections onto the stream divided by :math:`\sqrt{2N}` for :math:`N` blocks; biases 0, gains 1.
-    Source: Radford et al. 2019; norm, gate and rotary as in Touvron et al. 2023, arXiv:2302.13971.
+    Source: Radford et al. 2019; default norm, gate and order as in Touvron et al. 2023, arXiv:2302.13971.
     Departs from it: no.
 
-    >>> model = DecoderLM(256, 32, num_layers=2, num_heads=4, ff_dim=64, max_length=16)
+    >>> model = Decoder(256, 32, num_layers=2, num_heads=4, ff_dim=64)
     >>> model(torch.randint(256, (2, 9))).shape
     torch.Size([2, 9, 256])
     """
@@ -51,84 +66,168 @@ class DecoderLM(nn.Module):
         num_layers: int,
         num_heads: int,
         ff_dim: int,
-        max_length: int,
-        num_kv_heads: int | None = None,
-        dropout: float = 0.0,
-        bias: bool = False,
+        max_length: int | None = None,
         positions: Positions | None = None,
         tie_embeddings: bool = True,
+        embedding_norm: bool = False,
+        embedding_scale: float = 1.0,
+        drop_path: float = 0.0,
+        checkpoint: bool = False,
+        **block: Unpack[BlockOptions],
     ) -> None:
-        super().__init__()
-        for name, size in (
-            ("vocabulary", vocabulary),
-            ("num_layers", num_layers),
-            ("max_length", max_length),
-        ):
-            if size < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {size}.")
-        self.vocabulary = vocabulary
-        self.max_length = max_length
-        self.positions = NoPositions() if positions is None else positions
-        self.embedding = nn.Embedding(vocabulary, embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                embed_dim,
-                num_heads,
-                ff_dim=ff_dim,
-                num_kv_heads=num_kv_heads,
-                dropout=dropout,
-                bias=bias,
-                causal=True,
-                positions=self.positions,
-            )
-            for _ in range(num_layers)
+        super().__init__(
+            vocabulary,
+            embed_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            ff_dim=ff_dim,
+            causal=True,
+            max_length=max_length,
+            positions=positions,
+            embedding_norm=embedding_norm,
+            embedding_scale=embedding_scale,
+            drop_path=drop_path,
+            checkpoint=checkpoint,
+            **block,
         )
-        self.norm = RMSNorm(embed_dim)
         self.head = nn.Linear(embed_dim, vocabulary, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
         self.reset_parameters()
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw all weights anew from the global generator."""
-        std = 0.02
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, RMSNorm):
-                nn.init.ones_(module.weight)
-        nn.init.normal_(self.embedding.weight, std=std)
-        for block in self.blocks:
-            assert isinstance(block, TransformerBlock)
-            for projection in (block.attention.out, block.feed_forward.down):
-                nn.init.normal_(projection.weight, std=std / (2 * len(self.blocks)) ** 0.5)
-
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        self._check(tokens)
-        if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.positions.embed(self._embed(tokens), positions))
-        for block in self.blocks:
-            x = block(x, positions)
-        return self.head(self.norm(x))
-
-    def _check(self, tokens: Tensor) -> None:
-        if tokens.ndim != 2:
-            raise ValueError(f"`tokens` must have shape (batch, time); got {tuple(tokens.shape)}.")
-        if tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"`tokens` must hold at most `max_length` = {self.max_length} a row; got {tokens.shape[1]}. "
-                "Cut them, or build the model with a larger `max_length`."
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        padding: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        return self.head(
+            self.hidden(
+                tokens,
+                padding=padding,
+                mask=mask,
+                positions=positions,
+                memory=memory,
+                memory_padding=memory_padding,
+                cache=cache,
             )
+        )
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        try:
-            return self.embedding(tokens)
-        except IndexError as error:  # the CPU's kernel looks at every id anyway
-            low, high = (bound.item() for bound in tokens.aminmax())
-            wrong = low if low < 0 else high
-            raise ValueError(f"`tokens` must lie in [0, {self.vocabulary}); got {wrong}.") from error
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        padding: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """What `forward` projects onto the vocabulary, ``(batch, time, embed_dim)``."""
+        self._check(tokens, padding)
+        seen, seen_mask = self._seen(memory, memory_padding, cache)
+        counts = first = None
+        if padding is not None:
+            if mask is not None:
+                raise ValueError("`padding` and `mask` exclude each other; put the padding into the mask.")
+            # real tokens first, in their order: no later one is padding, so causality hides all of it
+            first = (~padding).long().argsort(dim=1, stable=True)
+            counts = padding.sum(dim=1)
+            tokens = tokens.masked_fill(~padding, 0).gather(1, first)
+            if positions is not None and positions.ndim == 2:
+                positions = positions.gather(1, first)
+        context = Context(
+            *tokens.shape,
+            tokens.device,
+            part=self.positions,
+            positions=positions,
+            mask=mask,
+            cache=cache,
+            counts=counts,
+        )
+        longest = tokens.shape[1] if context.turn is None else context.turn.longest
+        if longest is not None:
+            self._check_length(longest)
+        x = self._run(tokens, context, seen=seen, mask=seen_mask)
+        if first is not None:
+            x = x.gather(1, first.argsort(dim=1)[..., None].expand_as(x))
+        return x
+
+    def loss(self, tokens: Tensor, targets: Tensor, *, ignore_index: int = -100, **inputs: Tensor) -> Tensor:
+        """Mean cross-entropy of ``targets``, in nats, without ever holding all logits.
+
+        Shape: ``tokens`` and ``targets`` ``(batch, time)`` -> scalar; targets of ``ignore_index`` do not
+        count. ``inputs`` are those of ``forward``. See `linear_cross_entropy`.
+
+        >>> model = Decoder(256, 32, num_layers=1, num_heads=4, ff_dim=64)
+        >>> tokens = torch.randint(256, (2, 9))
+        >>> model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        """
+        if not isinstance(self.head, nn.Linear):
+            raise ValueError(
+                "`loss` needs a model as it was built; one prepared for decoding has no gradients."
+            )
+        x = self.hidden(tokens, **inputs)  # type: ignore[arg-type]
+        return linear_cross_entropy(
+            x.flatten(0, 1), self.head.weight, targets.flatten(), ignore_index=ignore_index
+        )
+
+    def new_cache(
+        self,
+        batch: int,
+        *,
+        capacity: int | None = None,
+        int8: bool = False,
+        dtype: torch.dtype | None = None,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+    ) -> KVCache:
+        """An empty cache for ``batch`` rows: of a ``capacity``, or growing; see `KVCache`.
+
+        Layers with a window keep no more than it. ``dtype`` is by default that of the embeddings. With a
+        ``memory``, its keys and values are computed here, once, and later passes need it no more.
+        """
+        attentions = [block.attention for block in self.layers()]
+        weight = self.embedding.weight
+        cache = KVCache(
+            num_layers=len(attentions),
+            batch=batch,
+            num_kv_heads=attentions[0].num_kv_heads,
+            head_dim=attentions[0].head_dim,
+            capacity=capacity,
+            window=[attention.window for attention in attentions],
+            int8=int8,
+            dtype=weight.dtype if dtype is None else dtype,
+            device=weight.device,
+        )
+        if memory is not None:
+            seen, cache.memory_mask = self._seen(memory, memory_padding, None)
+            cache.memory = seen or []
+        return cache
+
+    def _seen(
+        self, memory: Tensor | None, memory_padding: Tensor | None, cache: KVCache | None
+    ) -> tuple[list[tuple[Tensor, Tensor]] | None, Tensor | None]:
+        """What each block's cross-attention sees, and which of it counts."""
+        crosses = [block.cross_attention for block in self.layers()]
+        if cache is not None and cache.memory:
+            if memory is not None:
+                raise ValueError("`memory` is in the `cache` already; leave it out.")
+            return cache.memory, cache.memory_mask
+        if (memory is None) != (crosses[0] is None):
+            raise ValueError(
+                "`memory` needs a decoder built with `memory_dim`, its width."
+                if memory is not None
+                else "`memory` is missing: this decoder was built with `memory_dim`, to look at one."
+            )
+        if memory is None:
+            return None, None
+        check_padding(memory_padding, memory)
+        seen = [cross.memory_heads(memory) for cross in crosses if cross is not None]
+        return seen, None if memory_padding is None else padding_mask(memory_padding)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athena_core import op
+from athena_nn._analytic import analytic
 
 
 def _samples(
@@ -31,7 +33,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     Computed in float32 (float64 for float64 inputs), and cast to ``x``'s dtype last.
 
-    Shape: ``x (..., width)``, ``weight (width,)`` -> ``(..., width)``.
+    Shape: ``x (..., width)``, ``weight (width,)`` -> ``(..., width)``. Raises ValueError if they differ.
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, equation 4. Departs from it: :math:`\epsilon`
     inside the root, as in Llama.
 
@@ -39,11 +41,56 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     >>> rms_norm(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]), 0.0)
     tensor([0.8485, 2.2627])
     """
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"`weight` must have the shape of the last axis of `x`; "
+            f"got {tuple(weight.shape)} for x of {tuple(x.shape)}."
+        )
+    return _on_cpu(x, weight, eps) if x.is_cpu else _formula(x, weight, eps)
+
+
+def _formula(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def _forward(
+    needed: Sequence[bool],  # noqa: ARG001
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+) -> tuple[Tensor, tuple[Tensor]]:
+    """Three passes, and few calls: with a single row, those are what takes the time."""
     wide = x if x.dtype == torch.float64 else x.float()
-    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * inverse * weight).to(x.dtype)
+    norm = torch.linalg.vector_norm(wide, 2, -1, True)
+    bias = torch.scalar_tensor(eps, dtype=norm.dtype)
+    inverse = torch.addcmul(bias, norm, norm, value=1 / max(1, x.shape[-1])).rsqrt_()
+    if wide is x:
+        return (wide * inverse).mul_(weight), (inverse,)
+    return wide.mul_(inverse).mul_(weight).to(x.dtype), (inverse,)
 
 
+def _backward(
+    needed: Sequence[bool], saved: Sequence[Tensor], args: tuple[Tensor, Tensor, float], grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, None]:
+    r"""With :math:`r` the inverse root mean square, and :math:`g` the gradient of :math:`y`,
+
+    .. math:: \nabla_x = r \bigl(g \odot w - x\, \tfrac{r^2}{n} \sum_i g_i x_i w_i\bigr), \qquad
+              \nabla_w = \sum_{rows} r\, g \odot x
+    """
+    (inverse,), (x, weight, _) = saved, args
+    width = x.shape[-1]
+    rows, gradients = (one.reshape(-1, width).to(inverse.dtype) for one in (x, grad))
+    r, gain = inverse.view(-1), weight.to(inverse.dtype)
+    product = rows * gradients
+    for_weight = torch.mv(product.T, r).to(weight.dtype) if needed[1] else None
+    if not needed[0]:
+        return None, for_weight, None
+    along = torch.mv(product, gain).mul_(r).mul_(r).div_(-max(1, width))
+    for_x = torch.mul(gradients, gain, out=product).addcmul_(rows, along[:, None]).mul_(r[:, None])
+    return for_x.to(x.dtype).view(x.shape), for_weight, None
+
+
+_on_cpu = analytic(_formula, _forward, _backward)
 rms_norm = op(
     "athena_nn::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", reference=_rms_norm, samples=_samples
 )

@@ -1,0 +1,164 @@
+"""Greedy decoding against transformers' `generate`, dynamic and static cache, with the same weights.
+
+    python bench_decoding.py [--repeats 5] [--json FILE] [--threads 2] [--new 128]
+
+A Llama of 31.4 M parameters: width 512, 8 layers, 8 heads, 4 key-value heads, vocabulary 8,000. Batch 1 with
+a prompt of 64 tokens, and batch 8 with prompts of 8 to 64. Ours decodes as loaded, and prepared in float32,
+bfloat16 and 8 bits; all take turns in one process. The tokens are compared first: equal in float32, their
+agreement reported otherwise. The limit is that of reading the weights once a token, timed here; for batch 8,
+once a step. Last, the memory of a decode of 2,048 tokens beside `KVCache.bytes`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_nn import Decoder, KVCache, from_pretrained, generate, prepare_for_decoding
+
+WORDS = 8000
+Rows = list[Tensor]
+
+
+def peer() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def theirs(model: LlamaForCausalLM, prompts: Rows, new: int, **cache: str) -> Rows:
+    """transformers' new tokens, from prompts padded on the left as it wants them."""
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
+    real = torch.zeros_like(tokens)
+    for row_index, prompt in enumerate(prompts):
+        tokens[row_index, longest - len(prompt) :] = prompt
+        real[row_index, longest - len(prompt) :] = 1
+    out = model.generate(
+        tokens, attention_mask=real, max_new_tokens=new, min_new_tokens=new, do_sample=False, **cache
+    )
+    return list(out[:, longest:])
+
+
+def agreement(ours: Rows, expected: Rows) -> float:
+    """Share of rows' tokens before the first that differs."""
+    equal = [
+        (mine == other).long().cumprod(0).sum().item() for mine, other in zip(ours, expected, strict=True)
+    ]
+    return sum(equal) / sum(map(len, expected))
+
+
+def reading(models: dict[str, Decoder]) -> Callable[[str], None]:
+    """Read every weight that a token needs, once."""
+    weights = {
+        name: [
+            t
+            for key, t in (*model.named_parameters(), *model.named_buffers())
+            if t.ndim == 2 and "embedding" not in key
+        ]
+        for name, model in models.items()
+    }
+    return lambda name: [weight.view(torch.int32).sum() for weight in weights[name]] and None
+
+
+def compare(batch: int, new: int, repeats: int) -> list[dict[str, Any]]:
+    model = peer()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        loaded = from_pretrained(folder).eval()
+    ours = {"as loaded": loaded} | {
+        f"prepared, {name}": prepare_for_decoding(loaded, dtype=dtype)
+        for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16), ("int8", torch.int8))
+    }
+    lengths = [64] if batch == 1 else torch.linspace(8, 64, batch).long().tolist()
+    prompts = [torch.randint(1, WORDS, (length,)) for length in lengths]
+    peers = {"dynamic cache": {}, "static cache": {"cache_implementation": "static"}}
+    expected = theirs(model, prompts, new)
+    shares = {
+        name: agreement(generate(one, prompts, max_new_tokens=new), expected) for name, one in ours.items()
+    }
+    if shares["as loaded"] != 1 or shares["prepared, float32"] != 1:
+        raise SystemExit(f"batch {batch}: in float32 the tokens differ from transformers': {shares}")
+    read = reading(ours)
+    times = medians(
+        repeats,
+        *(partial(seconds, partial(generate, one, prompts, max_new_tokens=new)) for one in ours.values()),
+        *(partial(seconds, partial(theirs, model, prompts, new, **cache)) for cache in peers.values()),
+        *(partial(seconds, partial(read, name)) for name in ours),
+    )
+    mine, rest = times[: len(ours)], times[len(ours) :]
+    others = dict(zip(peers, rest, strict=False))
+    limits = rest[len(peers) :]
+    return [
+        row(
+            f"batch {batch}, {name}",
+            ours=1e3 * time / new,
+            peers={f"transformers, {label}": 1e3 * other / new for label, other in others.items()},
+            limit=1e3 * limit,
+            unit="ms a token" if batch == 1 else "ms a step",
+            agreement=shares[name],
+            tokens_per_second=batch * new / time,
+        )
+        for (name, time, limit) in zip(ours, mine, limits, strict=True)
+    ]
+
+
+def memory(tokens: int = 2048) -> list[dict[str, Any]]:
+    """Bytes that the cache holds after a decode of so many tokens, beside the formula's."""
+    model = from_config()
+    rows = []
+    for int8 in (False, True):
+        cache = model.new_cache(1, capacity=tokens, int8=int8)
+        with torch.inference_mode():
+            for part in torch.randint(WORDS, (1, tokens)).split(256, dim=1):
+                model.hidden(part, cache=cache)
+        held = sum(t.nbytes for layer in cache.layers for s in (layer.keys, layer.values) for t in s.parts)
+        formula = KVCache.bytes(num_layers=8, batch=1, num_kv_heads=4, head_dim=64, slots=tokens, int8=int8)
+        rows.append(
+            row(
+                f"cache of {tokens:,} tokens, {'8 bits' if int8 else 'float32'}",
+                ours=held / 2**20,
+                peers={"formula": formula / 2**20},
+                unit="MiB",
+            )
+        )
+    return rows
+
+
+def from_config() -> Decoder:
+    with tempfile.TemporaryDirectory() as folder:
+        peer().save_pretrained(folder)
+        return from_pretrained(folder).eval()
+
+
+def main() -> None:
+    arguments = parser(__doc__, repeats=5)
+    arguments.add_argument("--threads", type=int, default=2, metavar="N")
+    arguments.add_argument("--new", type=int, default=128, metavar="N")
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = [one for batch in (1, 8) for one in compare(batch, options.new, options.repeats)]
+    report([*rows, *memory()], options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What all blocks of one pass share: where tokens stand, and who may see whom."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from athena_nn._cache import KVCache, Turn
+from athena_nn._masks import check_mask, combine, visible
+from athena_nn._positions import NoPositions, Positions
+
+NO_POSITIONS = NoPositions()
+
+
+class Context:
+    """One pass through a model: computed once, read by each of its attentions.
+
+    What depends on positions and masks alone (angles, biases, masks) is computed when the first block
+    asks, and kept for the others.
+
+    Args:
+        batch, time: shape of the tokens.
+        device: where they are.
+        part: how positions act where an attention has none of its own; None means not at all.
+        positions: ``(time,)`` or ``(batch, time)``; by default 0, 1, 2, ..., or what the cache goes on with.
+        mask: who may attend to whom, beside causality and windows.
+        cache: keys and values of earlier tokens.
+        counts: ``(batch,)``, how many tokens of each row are real; they come first.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        time: int,
+        device: torch.device,
+        *,
+        part: Positions | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
+        if cache is not None and positions is not None:
+            raise ValueError(
+                "`positions` and `cache` exclude each other: a cache goes on where each row ends."
+            )
+        if positions is not None and positions.shape not in ((time,), (batch, time)):
+            raise ValueError(
+                f"`positions` must have shape {(time,)} or {(batch, time)}; got {tuple(positions.shape)}."
+            )
+        self.batch, self.time = batch, time
+        self.part = NO_POSITIONS if part is None else part
+        self.mask = mask
+        self.cache = cache
+        self.turn: Turn | None = None if cache is None else cache.open(batch, time, counts)
+        self.order = torch.arange(time, device=device) if self.turn is None else self.turn.order()
+        self.positions = self.order if positions is None else positions
+        self._phases: dict[Any, tuple[Tensor, Tensor] | None] = {}
+        self._visibility: dict[Any, tuple[Tensor | None, bool]] = {}
+
+    def anew(self) -> Context:
+        """The same pass with nothing computed yet: what is computed twice must compute the same twice."""
+        other = copy(self)
+        other._phases, other._visibility = {}, {}
+        return other
+
+    def phases(self, part: Positions, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """The angles of this pass's queries and keys, once for all blocks."""
+        key = (part, dtype)
+        if key not in self._phases:
+            self._phases[key] = part.phases(self.positions, dtype)
+        return self._phases[key]
+
+    def key_positions(self, layer: int) -> Tensor:
+        """Positions of the keys that a layer attends to."""
+        if self.cache is None or self.turn is None:
+            return self.positions
+        return self.cache.layers[layer].order(self.turn)
+
+    def visibility(
+        self,
+        part: Positions,
+        layer: int,
+        *,
+        heads: int,
+        causal: bool,
+        window: int | None,
+        dtype: torch.dtype,
+        explicit: bool = False,
+    ) -> tuple[Tensor | None, bool]:
+        """All that decides which scores count: one mask, and whether plain causal attention says the same.
+
+        The mask is boolean unless something is added to scores; None, False means that all count.
+        ``explicit`` asks for a mask also where the causal flag would do.
+        """
+        ring = self.cache is not None and self.cache.layers[layer].ring
+        key = (part, ring, heads, causal, window, dtype, explicit)
+        if key not in self._visibility:
+            self._visibility[key] = self._decide(part, layer, heads, causal, window, dtype, explicit)
+        return self._visibility[key]
+
+    def _decide(
+        self,
+        part: Positions,
+        layer: int,
+        heads: int,
+        causal: bool,
+        window: int | None,
+        dtype: torch.dtype,
+        explicit: bool,
+    ) -> tuple[Tensor | None, bool]:
+        bias = part.bias(self.positions, self.key_positions(layer))
+        limited = not self._all_count(layer, causal, window)
+        if limited and not explicit and bias is None and self._plainly_causal(causal, window):
+            return None, True
+        mask = None
+        if limited:
+            key_order = self.order if self.turn is None else self.key_positions(layer)
+            mask = visible(self.order, key_order, causal=causal, window=window)
+            mask = mask[:, None] if mask.ndim == 3 else mask[None, None]
+        if self.mask is not None:
+            keys = self.key_positions(layer).shape[-1]
+            extra = check_mask(self.mask, batch=self.batch, heads=heads, queries=self.time, keys=keys)
+            mask = extra if mask is None else combine(mask, extra)
+        if bias is not None:
+            bias = bias[None] if bias.ndim == 3 else bias
+            mask = bias if mask is None else combine(mask, bias)
+        if mask is not None and mask.dtype != torch.bool and mask.device.type != "cpu":
+            mask = mask.to(dtype)  # only the CPU's kernels take what is added in full precision
+        return mask, False
+
+    def _all_count(self, layer: int, causal: bool, window: int | None) -> bool:
+        """Whether order hides no key from any query."""
+        if self.turn is None or self.cache is None:
+            return not causal and (window is None or window >= self.time)
+        if self.turn.start is None or self.turn.counts is not None or not self.turn.single:
+            return False
+        return window is None or window > self.turn.start or self.cache.layers[layer].ring
+
+    def _plainly_causal(self, causal: bool, window: int | None) -> bool:
+        """Whether queries are the keys, each seeing itself and those before it."""
+        alone = self.turn is None or (self.turn.start == 0 and not self.turn.single)
+        return causal and alone and self.mask is None and (window is None or window >= self.time)
+
+    def close(self) -> None:
+        """After the last block: count the tokens that the cache has gained."""
+        if self.cache is not None and self.turn is not None:
+            self.cache.close(self.turn)

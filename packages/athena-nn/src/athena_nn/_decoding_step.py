@@ -1,0 +1,77 @@
+"""One pass of decoding with the cache as explicit inputs and outputs, for `torch.export` and ONNX."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from athena_nn._cache import KVCache
+from athena_nn._decoder import Decoder
+
+
+class DecodingStep(nn.Module):
+    """A decoder's pass over new tokens as a function without side effects: the cache comes in and goes out.
+
+    `torch.export.export` and ``torch.onnx.export(..., dynamo=True)`` take it with any number of rows and
+    tokens; a sliding window keeps its size. A program that runs the exported graph feeds each pass's
+    ``lengths`` and ``state`` into the next.
+
+    Args:
+        model: a decoder without cross-attention.
+        capacity: most tokens a row; a pass beyond raises RuntimeError. In ONNX, which has no assertions,
+            the program has to look at the lengths.
+        int8: whether keys and values are held in 8 bits.
+
+    Shape: ``tokens (batch, time)``, ``lengths (batch,)`` and the tensors of ``state``, as `empty` makes
+    them -> logits ``(batch, time, vocabulary)``, and the new lengths and state.
+    Raises ValueError for a decoder that attends to a memory, or a capacity below 1.
+
+    >>> model = Decoder(50, 16, num_layers=1, num_heads=2, ff_dim=16)
+    >>> step = DecodingStep(model, capacity=8)
+    >>> logits, lengths, state = step(torch.tensor([[1, 2]]), *step.empty(1))
+    >>> lengths
+    tensor([2])
+    """
+
+    def __init__(self, model: Decoder, *, capacity: int, int8: bool = False) -> None:
+        super().__init__()
+        if model.layers()[0].cross_attention is not None:
+            raise ValueError(
+                "`model` must be a decoder without `memory_dim`: its memory is no part of a step."
+            )
+        if capacity < 1:
+            raise ValueError(f"`capacity` must be at least 1; got {capacity}.")
+        self.model = model
+        self.capacity = capacity
+        self.int8 = int8
+        self.training = model.training
+
+    def empty(self, batch: int) -> tuple[Tensor, list[Tensor]]:
+        """Lengths and state of rows that hold no token."""
+        cache = self._cache(batch)
+        return cache.lengths, [part for store in _stores(cache) for part in store.parts]
+
+    def dynamic_shapes(self, batch: int = 1024) -> tuple:
+        """What `torch.export.export` and ``torch.onnx.export`` are told: up to so many rows, any number of
+        tokens below the capacity."""
+        rows = torch.export.Dim("batch", max=batch)
+        time = torch.export.Dim("time", max=self.capacity - 1)
+        return {0: rows, 1: time}, {0: rows}, [{0: rows} for _ in self.empty(1)[1]]
+
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        cache = self._cache(tokens.shape[0])
+        rest = list(state)
+        for store in _stores(cache):
+            store.parts = [rest.pop(0).clone() for _ in store.parts]
+        cache.continue_from(lengths.clone())
+        logits = self.model(tokens, cache=cache)
+        return logits, cache.lengths, [part for store in _stores(cache) for part in store.parts]
+
+    def _cache(self, batch: int) -> KVCache:
+        return self.model.new_cache(batch, capacity=self.capacity, int8=self.int8)
+
+
+def _stores(cache: KVCache) -> list:
+    return [store for layer in cache.layers for store in (layer.keys, layer.values)]
