@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athena_core import backend
-from athena_nn._decoder import DecoderLM
-from athena_nn._sample import evaluating
+from athena_nn._decoder import Decoder
+from athena_nn._modes import evaluating
 
 
 def as_tensor(text: bytes) -> Tensor:
@@ -47,7 +47,7 @@ class Windows:
 
 
 def bits_per_byte(
-    model: DecoderLM, text: bytes, *, before: bytes, context: int, batch: int, dtype: torch.dtype
+    model: Decoder, text: bytes, *, before: bytes, context: int, batch: int, dtype: torch.dtype
 ) -> float:
     """Mean :math:`-\\log_2 p` of every byte of ``text``, each predicted once.
 
@@ -55,7 +55,7 @@ def bits_per_byte(
     it, so each byte is given at least half a context and at most a whole one; the first pieces see
     the end of ``before``, which must hold a whole context. No random number is drawn.
 
-    >>> model = DecoderLM(256, 16, num_layers=1, num_heads=2, ff_dim=16, max_length=4)
+    >>> model = Decoder(256, 16, num_layers=1, num_heads=2, ff_dim=16, max_length=4)
     >>> torch.nn.init.zeros_(model.embedding.weight).sum().item()  # all bytes alike: 8 bits
     0.0
     >>> round(bits_per_byte(model, b"hello", before=b"abcd", context=4, batch=2, dtype=torch.float32), 6)
