@@ -49,7 +49,8 @@ class MultiHeadAttention(nn.Module):
     In ``forward``: ``mask`` is ``(queries, keys)``, ``(batch, queries, keys)`` or ``(batch, heads, queries,
     keys)`` with axes of 1 where all are alike; ``positions`` is ``(time,)`` or ``(batch, time)``, by default
     0, 1, 2, ...; ``cache``, of one layer, holds earlier tokens, to which the new ones are appended: then keys
-    are its tokens. A query that may attend to nothing gets zeros from the weighted sum.
+    are its tokens. A model's blocks share one ``context``, in which ``layer`` is the place of each; leave both
+    out elsewhere. A query that may attend to nothing gets zeros from the weighted sum.
     Raises ValueError if heads do not divide the width, key-value heads do not divide heads, the
     positions were made for other heads, ``dropout`` lies outside [0, 1), and for a mask of a wrong dtype or
     shape, or a memory where there must be none or the other way round.
@@ -104,11 +105,13 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | None = None,
+        memory: Tensor | tuple[Tensor, Tensor] | None = None,
         *,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        context: Context | None = None,
+        layer: int = 0,
     ) -> Tensor:
         if self.is_cross != (memory is not None):
             raise ValueError(
@@ -119,14 +122,24 @@ class MultiHeadAttention(nn.Module):
         if memory is not None:
             if positions is not None or cache is not None:
                 raise ValueError("`positions` and `cache` belong to self-attention; leave them out.")
-            return self.cross(x, self.memory_heads(memory), mask)
+            return self._attend_to(x, memory, mask)
+        if context is not None:
+            return self._attend_to_self(x, context, layer)
         context = Context(x.shape[0], x.shape[1], x.device, positions=positions, mask=mask, cache=cache)
-        y = self.attend_to_self(x, context)
+        y = self._attend_to_self(x, context, layer)
         context.close()
         return y
 
-    def attend_to_self(self, x: Tensor, context: Context, layer: int = 0) -> Tensor:
-        """Self-attention within a pass that several layers share; ``layer`` is its place in the cache."""
+    def memory_heads(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory, once for all passes over it: ``(batch, kv_heads, keys, head_dim)``.
+
+        `forward` takes them in place of the memory.
+        """
+        kv = self.kv(memory).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        k, v = kv.split_with_sizes((self.num_kv_heads, self.num_kv_heads), dim=1)
+        return (k if self.k_norm is None else self.k_norm(k)), v
+
+    def _attend_to_self(self, x: Tensor, context: Context, layer: int) -> Tensor:
         q, k, v = self._heads(x, context)
         if context.cache is not None and context.turn is not None:
             k, v = context.cache.layers[layer].append(k, v, context.turn)
@@ -163,15 +176,8 @@ class MultiHeadAttention(nn.Module):
             y = attend(q, k, v, mask=mask, causal=causal, scale=self._scale, dropout=self._dropout)
         return self._merge(y)
 
-    def memory_heads(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a memory, once for all passes over it: ``(batch, kv_heads, keys, head_dim)``."""
-        kv = self.kv(memory).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        k, v = kv.split(self.num_kv_heads, dim=1)
-        return (k if self.k_norm is None else self.k_norm(k)), v
-
-    def cross(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
-        """Attend to what `memory_heads` returned."""
-        k, v = memory
+    def _attend_to(self, x: Tensor, memory: Tensor | tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        k, v = self.memory_heads(memory) if isinstance(memory, Tensor) else memory
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q = q if self.q_norm is None else self.q_norm(q)
         if mask is not None:
@@ -198,12 +204,13 @@ class MultiHeadAttention(nn.Module):
         phases = context.phases(part, heads.dtype)
         n, n_kv = self.num_heads, self.num_kv_heads
         if self.q_norm is None or self.k_norm is None:
-            qk, v = heads.split((n + n_kv, n_kv), dim=1)
+            # `Tensor.split` is Python, and takes three times as long as this
+            qk, v = heads.split_with_sizes((n + n_kv, n_kv), dim=1)
             if phases is not None:
                 qk = part.rotate(qk, phases)  # queries and keys in one call
-            q, k = qk.split((n, n_kv), dim=1)
+            q, k = qk.split_with_sizes((n, n_kv), dim=1)
             return q, k, v
-        q, k, v = heads.split((n, n_kv, n_kv), dim=1)
+        q, k, v = heads.split_with_sizes((n, n_kv, n_kv), dim=1)
         q, k = self.q_norm(q), self.k_norm(k)
         if phases is not None:
             q, k = part.rotate(q, phases), part.rotate(k, phases)

@@ -60,8 +60,8 @@ class TransformerBlock(nn.Module):
         memory_dim: width of a memory to attend to; None means none.
 
     Shape: ``x (batch, time, embed_dim) -> (batch, time, embed_dim)``; ``memory (batch, keys, memory_dim)``.
-    ``mask``, ``positions`` and ``cache`` of ``forward`` are those of the self-attention, ``memory_mask`` of
-    the cross-attention. Raises ValueError for sizes that do not fit, as its parts do.
+    ``mask``, ``positions``, ``cache``, ``context`` and ``layer`` of ``forward`` are those of the
+    self-attention, ``memory`` and ``memory_mask`` of the cross-attention. Raises ValueError for sizes that do not fit, as its parts do.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 (norm last); Xiong et al. 2020,
     arXiv:2002.04745, figure 1(b) (norm first). Departs from them: no.
 
@@ -130,12 +130,14 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | None = None,
+        memory: Tensor | tuple[Tensor, Tensor] | None = None,
         *,
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        context: Context | None = None,
+        layer: int = 0,
     ) -> Tensor:
         if (memory is None) != (self.cross_attention is None):
             raise ValueError(
@@ -143,30 +145,29 @@ class TransformerBlock(nn.Module):
                 if self.cross_attention is None
                 else "`memory` is missing: this block was built with `memory_dim`, to look at one."
             )
+        if context is not None:
+            return self._run(x, memory, memory_mask, context, layer)
         context = Context(x.shape[0], x.shape[1], x.device, positions=positions, mask=mask, cache=cache)
-        seen = None if self.cross_attention is None else self.cross_attention.memory_heads(memory)
-        x = self.run(x, context, memory=seen, memory_mask=memory_mask)
+        x = self._run(x, memory, memory_mask, context, layer)
         context.close()
         return x
 
-    def run(
+    def _run(
         self,
         x: Tensor,
+        memory: Tensor | tuple[Tensor, Tensor] | None,
+        memory_mask: Tensor | None,
         context: Context,
-        layer: int = 0,
-        *,
-        memory: tuple[Tensor, Tensor] | None = None,
-        memory_mask: Tensor | None = None,
+        layer: int,
     ) -> Tensor:
-        """One block of a pass that several share; ``memory`` is what its cross-attention made of one."""
         if self.norm_first:
-            x = x + self._kept(self.attention.attend_to_self(self.attention_norm(x), context, layer))
-            if self.cross_attention is not None and self.cross_norm is not None and memory is not None:
-                x = x + self._kept(self.cross_attention.cross(self.cross_norm(x), memory, memory_mask))
+            x = x + self._kept(self.attention(self.attention_norm(x), context=context, layer=layer))
+            if self.cross_attention is not None and self.cross_norm is not None:
+                x = x + self._kept(self.cross_attention(self.cross_norm(x), memory, mask=memory_mask))
             return x + self._kept(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self._kept(self.attention.attend_to_self(x, context, layer)))
-        if self.cross_attention is not None and self.cross_norm is not None and memory is not None:
-            x = self.cross_norm(x + self._kept(self.cross_attention.cross(x, memory, memory_mask)))
+        x = self.attention_norm(x + self._kept(self.attention(x, context=context, layer=layer)))
+        if self.cross_attention is not None and self.cross_norm is not None:
+            x = self.cross_norm(x + self._kept(self.cross_attention(x, memory, mask=memory_mask)))
         return self.feed_forward_norm(x + self._kept(self.feed_forward(x)))
 
     def _kept(self, added: Tensor) -> Tensor:

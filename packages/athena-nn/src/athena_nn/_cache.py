@@ -198,7 +198,7 @@ class KVCache:
         if self.capacity is not None:
             fits = (self.lengths + gained <= self.capacity).all()
             # the message names no number: to a compiler that has seen two capacities, theirs is a symbol
-            torch._assert_async(fits, "`cache` is full: more tokens came than its capacity takes.")
+            torch.ops.aten._assert_async.msg(fits, "`cache` is full: more tokens came than its capacity takes.")
 
     def reorder(self, rows: Tensor) -> None:
         """Let row ``i`` go on from what row ``rows[i]`` holds, as beams do; there may be more rows or fewer.

@@ -136,7 +136,7 @@ class LayerCache:
         if self.ring and not turn.single:
             return self._append_to_ring(k, v, turn)
         at = self._where(turn)
-        return tuple(self._write_and_read(*pair, turn, at) for pair in ((self.keys, k), (self.values, v)))  # type: ignore[return-value]
+        return self._write_and_read(self.keys, k, turn, at), self._write_and_read(self.values, v, turn, at)
 
     def order(self, turn: Turn) -> Tensor:
         """The place in its row's sequence of each key that `append` returns; negative: none.
@@ -180,7 +180,7 @@ class LayerCache:
         if turn.start == 0 and not turn.single:
             return store.decode(new, x.dtype)  # all there is has just come
         size = self.slots if turn.longest is None else min(self.slots, turn.longest)
-        return store.decode([part[:, :, :size] for part in store.parts], x.dtype)
+        return store.decode([part.narrow(2, 0, size) for part in store.parts], x.dtype)
 
     def _append_to_ring(self, k: Tensor, v: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Several tokens: the first may see what the last will overwrite, so read, then write."""

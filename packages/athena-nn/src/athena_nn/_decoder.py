@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
@@ -13,7 +14,7 @@ from athena_nn._context import Context
 from athena_nn._cross_entropy import linear_cross_entropy
 from athena_nn._masks import padding_mask
 from athena_nn._positions import Positions
-from athena_nn._stack import Stack, check_padding
+from athena_nn._stack import Memory, Stack, check_padding
 
 
 class Decoder(Stack):
@@ -131,7 +132,7 @@ class Decoder(Stack):
     ) -> Tensor:
         """What `forward` projects onto the vocabulary, ``(batch, time, embed_dim)``."""
         self._check(tokens, padding)
-        seen, seen_mask = self._seen(memory, memory_padding, cache)
+        seen, seen_mask = self._memory(memory, memory_padding, cache)
         counts = first = None
         if padding is not None:
             if mask is not None:
@@ -143,7 +144,8 @@ class Decoder(Stack):
             if positions is not None and positions.ndim == 2:
                 positions = positions.gather(1, first)
         context = Context(
-            *tokens.shape,
+            tokens.shape[0],
+            tokens.shape[1],
             tokens.device,
             part=self.positions,
             positions=positions,
@@ -154,7 +156,7 @@ class Decoder(Stack):
         longest = tokens.shape[1] if context.turn is None else context.turn.longest
         if longest is not None:
             self._check_length(longest)
-        x = self._run(tokens, context, seen=seen, mask=seen_mask)
+        x = self._run(tokens, context, seen, seen_mask)
         if first is not None:
             x = x.gather(1, first.argsort(dim=1)[..., None].expand_as(x))
         return x
@@ -207,20 +209,20 @@ class Decoder(Stack):
             device=weight.device,
         )
         if memory is not None:
-            seen, cache.memory_mask = self._seen(memory, memory_padding, None)
-            cache.memory = seen or []
+            _, cache.memory_mask = self._memory(memory, memory_padding, None)
+            crosses = [block.cross_attention for block in self.layers()]
+            cache.memory = [cross.memory_heads(memory) for cross in crosses if cross is not None]
         return cache
 
-    def _seen(
-        self, memory: Tensor | None, memory_padding: Tensor | None, cache: KVCache | None
-    ) -> tuple[list[tuple[Tensor, Tensor]] | None, Tensor | None]:
+    def _memory(
+        self, memory: Tensor | None, padding: Tensor | None, cache: KVCache | None
+    ) -> tuple[Sequence[Memory] | None, Tensor | None]:
         """What each block's cross-attention sees, and which of it counts."""
-        crosses = [block.cross_attention for block in self.layers()]
         if cache is not None and cache.memory:
             if memory is not None:
                 raise ValueError("`memory` is in the `cache` already; leave it out.")
             return cache.memory, cache.memory_mask
-        if (memory is None) != (crosses[0] is None):
+        if (memory is None) != (self.layers()[0].cross_attention is None):
             raise ValueError(
                 "`memory` needs a decoder built with `memory_dim`, its width."
                 if memory is not None
@@ -228,6 +230,5 @@ class Decoder(Stack):
             )
         if memory is None:
             return None, None
-        check_padding(memory_padding, memory)
-        seen = [cross.memory_heads(memory) for cross in crosses if cross is not None]
-        return seen, None if memory_padding is None else padding_mask(memory_padding)
+        check_padding(padding, memory)
+        return [memory] * len(self.blocks), None if padding is None else padding_mask(padding)

@@ -50,4 +50,5 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(ff_dim, embed_dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(self.activation(self.up(x))))
+        x = self.activation(self.up(x))
+        return self.down(self.dropout(x) if self.training else x)

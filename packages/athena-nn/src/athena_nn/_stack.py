@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from athena_nn._context import Context
 from athena_nn._feed_forward import FeedForward
 from athena_nn._named import build_norm
 from athena_nn._positions import NoPositions, Positions
+
+Memory = Tensor | tuple[Tensor, Tensor]
 
 
 class Stack(nn.Module):
@@ -108,21 +111,25 @@ class Stack(nn.Module):
             elif isinstance(module, FeedForward):
                 nn.init.normal_(module.down.weight, std=onto_stream)
 
-    def _run(self, tokens: Tensor, context: Context, **memory: Any) -> Tensor:
-        """The stream after the last norm; ``memory`` gives each layer what its cross-attention sees."""
+    def _run(
+        self,
+        tokens: Tensor,
+        context: Context,
+        memory: Sequence[Memory | None] | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The stream after the last norm; ``memory`` is what each layer's cross-attention sees."""
         x = self._embed(tokens)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
         x = self.dropout(self.embedding_norm(self.positions.embed(x, context.positions)))
-        seen = memory.get("seen")
         save = self.checkpoint and self.training and torch.is_grad_enabled() and context.cache is None
         for layer, block in enumerate(self.blocks):
-            assert isinstance(block, TransformerBlock)
-            options = {} if seen is None else {"memory": seen[layer], "memory_mask": memory["mask"]}
+            seen = None if memory is None else memory[layer]
             if save:
-                x = recompute(_run_alone, block, x, context, layer, use_reentrant=False, **options)
+                x = recompute(_run_alone, block, x, seen, memory_mask, context, layer, use_reentrant=False)
             else:
-                x = block.run(x, context, layer, **options)
+                x = block(x, seen, memory_mask=memory_mask, context=context, layer=layer)
         context.close()
         return self.norm(x)
 
@@ -147,8 +154,16 @@ class Stack(nn.Module):
             raise ValueError(f"`tokens` must lie in [0, {self.vocabulary}); got {wrong}.") from error
 
 
-def _run_alone(block: TransformerBlock, x: Tensor, context: Context, layer: int, **options: Any) -> Tensor:
-    return block.run(x, context.anew(), layer, **options)
+def _run_alone(
+    block: nn.Module,
+    x: Tensor,
+    memory: Memory | None,
+    memory_mask: Tensor | None,
+    context: Context,
+    layer: int,
+) -> Tensor:
+    """A block that computes all it needs, as it will when it is computed again."""
+    return block(x, memory, memory_mask=memory_mask, context=context.anew(), layer=layer)
 
 
 def check_padding(padding: Tensor | None, tokens: Tensor) -> None:
