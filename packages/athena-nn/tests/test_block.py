@@ -1,4 +1,4 @@
-"""The block: its formulas, norm first and last, its dropouts, and torch's layer with copied weights."""
+"""The block: its formulas, norm first and last, and its dropouts."""
 
 from __future__ import annotations
 
@@ -94,49 +94,6 @@ def test_stochastic_depth_leaves_out_whole_rows_and_keeps_the_mean():
     assert torch.equal(layer.eval()(x), x)
     with pytest.raises(ValueError, match=r"`p` must lie in \[0, 1\); got 1"):
         DropPath(1.0)
-
-
-@pytest.mark.filterwarnings("ignore:.*nested tensor")
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("training", [False, True])
-def test_equals_torchs_layer_with_copied_weights(norm_first, activation, training):
-    """pytorch#86120, #97111: torch's layer computes otherwise in eval than in training; ours does not."""
-    ours = TransformerBlock(
-        16, 4, ff_dim=24, norm="layer", norm_first=norm_first, activation=activation, bias=True
-    ).train(training)
-    theirs = nn.TransformerEncoderLayer(
-        16, 4, 24, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
-    ).train(training)
-    names = {
-        "self_attn.in_proj_": "attention.qkv.",
-        "self_attn.out_proj.": "attention.out.",
-        "linear1.": "feed_forward.up.",
-        "linear2.": "feed_forward.down.",
-        "norm1.": "attention_norm.",
-        "norm2.": "feed_forward_norm.",
-    }
-    state = {
-        new + name.removeprefix(old): torch.randn_like(value) * 0.3
-        for name, value in theirs.state_dict().items()
-        for old, new in names.items()
-        if name.startswith(old)
-    }
-    ours.load_state_dict(state)
-    theirs.load_state_dict(
-        {
-            old + name.removeprefix(new): value
-            for name, value in state.items()
-            for old, new in names.items()
-            if name.startswith(new)
-        }
-    )
-    x = torch.randn(3, 6, 16)
-    ignored = torch.tensor([[False] * 6, [False] * 4 + [True] * 2, [False] * 5 + [True]])
-    real = ~ignored
-    expected = theirs(x, src_key_padding_mask=ignored)
-    y = ours(x, mask=padding_mask(real))
-    torch.testing.assert_close(y[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
