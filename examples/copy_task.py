@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athena_core import Interrupted, Run
-from athena_nn import DecoderLM, RotaryPositions
+from athena_nn import Decoder, RotaryPositions
 from athena_optim import AdamW, param_groups, warmup_cosine
 
 SYMBOLS, LENGTH, BATCH = 16, 8, 64
@@ -33,7 +33,7 @@ def train(folder: Path, steps: int = 150) -> dict[str, float]:
     """Train in ``folder``, and return the share of copied symbols that are right."""
     with Run(folder, config={"task": "copy", "steps": steps}) as run:
         positions = RotaryPositions(head_dim=16)
-        model = DecoderLM(
+        model = Decoder(
             SYMBOLS + 1, 64, num_layers=2, num_heads=4, ff_dim=128, max_length=2 * LENGTH, positions=positions
         ).to(run.device)
         optimizer = AdamW(param_groups(model, weight_decay=0.01), lr=3e-3, max_norm=1.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from athena_nn import (
     AlibiPositions,
     KVCache,
+    LearnedPositions,
     MultiHeadAttention,
     NoPositions,
     RotaryPositions,
@@ -178,6 +179,7 @@ def test_query_and_key_norms_act_on_each_head():
     torch.testing.assert_close(module(3 * x)[:, :1], 3 * module(x)[:, :1], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
 def test_it_goes_on_from_a_cache_of_its_own():
     module = MultiHeadAttention(16, 4, num_kv_heads=2, causal=True, positions=RotaryPositions(4))
     x = torch.randn(2, 9, 16)
@@ -262,11 +264,24 @@ def test_strided_inputs():
         ({"embed_dim": 8, "num_heads": 2, "window": 0}, "`window` must be at least 1"),
         ({"embed_dim": 8, "num_heads": 2, "positions": RotaryPositions(8)}, "width 4; got one for 8"),
         ({"embed_dim": 8, "num_heads": 2, "positions": AlibiPositions(4)}, "fit 2 heads; got one for 4"),
+        ({"embed_dim": 8, "num_heads": 2, "positions": LearnedPositions(4, 8)}, "acts on embeddings"),
+        ({"embed_dim": 8, "num_heads": 2, "kv_dim": 8, "causal": True}, "belong to self-attention"),
+        ({"embed_dim": 8, "num_heads": 2, "kv_dim": 8, "window": 2}, "belong to self-attention"),
+        (
+            {"embed_dim": 8, "num_heads": 2, "kv_dim": 8, "positions": NoPositions()},
+            "belong to self-attention",
+        ),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MultiHeadAttention(**options)
+
+
+@pytest.mark.parametrize("positions", ["rotary", RotaryPositions])
+def test_positions_that_are_not_built_are_refused(positions):
+    with pytest.raises(TypeError, match="`positions` must be a built part"):
+        MultiHeadAttention(8, 2, positions=positions)
 
 
 def test_wrong_uses_are_refused():
@@ -285,3 +300,9 @@ def test_wrong_uses_are_refused():
         itself(x, positions=torch.arange(4))
     with pytest.raises(ValueError, match=r"\(2, 2, 3, 3\); got \(2, 4\)"):
         itself(x, mask=torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"`x` must have shape \(batch, time, 8\); got \(2, 3, 6\)"):
+        itself(memory)
+    with pytest.raises(ValueError, match=r"`memory` must have shape \(batch, keys, 6\); got \(2, 3, 8\)"):
+        cross(x, x)
+    with pytest.raises(ValueError, match="`memory` must have 2 rows, as `x`; got 1"):
+        cross(x, memory[:1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -57,7 +59,7 @@ def make(positions: str = "rotary", window: int | None = None, num_kv_heads: int
 def splits(total: int) -> st.SearchStrategy[list[int]]:
     """Ways to cut ``total`` tokens into passes, single tokens and empty ones included."""
     cuts = st.lists(st.integers(0, total), max_size=8).map(lambda cuts: [0, *sorted(cuts), total])
-    parts = cuts.map(lambda cuts: [b - a for a, b in zip(cuts, cuts[1:], strict=False)])
+    parts = cuts.map(lambda cuts: [b - a for a, b in pairwise(cuts)])
     return st.one_of(parts, st.just([1] * total))
 
 
@@ -189,6 +191,31 @@ def test_a_mask_covers_what_the_cache_holds(capacity):
     torch.testing.assert_close(torch.cat(parts, 1), model(tokens, mask=seen), **CLOSE)
 
 
+def test_a_cache_for_another_model_is_refused():
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    sizes = {"num_layers": 2, "batch": 1, "num_kv_heads": 2, "head_dim": 8}
+    with torch.no_grad():
+        for changed, message in (
+            ({"num_layers": 3}, "`cache` must have 2 layers; got one of 3"),
+            ({"num_kv_heads": 4}, "2 key-value heads of width 8; got one for 4 of width 8"),
+            ({"head_dim": 4}, "got one for 2 of width 4"),
+            ({"window": 3}, "`cache` keeps the last 3 tokens, while attention looks at all"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                make()(tokens, cache=KVCache(**{**sizes, **changed}))
+        with pytest.raises(ValueError, match="while attention looks at 5"):
+            make(window=5)(tokens, cache=KVCache(**sizes, window=3))
+        model = make(window=3)
+        cache = model.new_cache(1)
+        model(tokens, cache=cache)
+        with pytest.raises(ValueError, match="`mask` and a cache of a sliding window exclude each other"):
+            model(tokens, mask=torch.ones(2, 2, dtype=torch.bool), cache=cache)
+    with pytest.raises(ValueError, match=r"`cache` keeps no gradients; decode under `torch.no_grad\(\)`"):
+        make()(tokens, cache=make().new_cache(1))
+    frozen = make().requires_grad_(False)
+    frozen(tokens, cache=frozen.new_cache(1))
+
+
 @torch.no_grad()
 def test_overflow_is_refused_and_loses_nothing():
     """Pitfall 12, eager; test_compile has the compiled one."""
@@ -202,6 +229,21 @@ def test_overflow_is_refused_and_loses_nothing():
     torch.testing.assert_close(model(tokens[:, 6:8], cache=cache), model(tokens[:, :8])[:, 6:], **CLOSE)
 
 
+@torch.no_grad()
+def test_padding_takes_no_position():
+    """A row at the end of its learned positions gains one token, beside rows that gain more."""
+    model = make("learned")
+    cache = model.new_cache(2)
+    tokens = torch.randint(VOCABULARY, (2, LONGEST))
+    first = torch.arange(LONGEST - 1) < torch.tensor([[LONGEST - 1], [5]])
+    model(tokens[:, : LONGEST - 1], padding=first, cache=cache)
+    logits = model(
+        tokens[:, -3:], padding=torch.tensor([[False, False, True], [True, True, True]]), cache=cache
+    )
+    torch.testing.assert_close(logits[0, -1], model(tokens)[0, -1], **CLOSE)
+
+
+@torch.no_grad()
 def test_padding_takes_no_room():
     model = make()
     cache = model.new_cache(1, capacity=4)
@@ -266,6 +308,7 @@ def test_sizes_below_one_are_refused(name):
         KVCache(**{"num_layers": 1, "batch": 1, "num_kv_heads": 1, "head_dim": 1, name: 0})
 
 
+@torch.no_grad()
 def test_another_number_of_rows_is_refused():
     model = make()
     with pytest.raises(ValueError, match="`cache` holds 2 rows; got tokens of 3"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounter
 
 from athena_nn import (
@@ -104,6 +105,22 @@ def test_decoding_compiles_once(positions, window, int8):
         step(tokens[:, :1], static)  # pitfall 12
 
 
+@torch.no_grad()
+def test_a_growing_cache_is_refused_in_a_graph():
+    """There it could not grow, and would lose what does not fit; with graph breaks it runs outside."""
+    model = make().eval()
+    tokens = torch.randint(50, (1, 4))
+
+    def step(token, cache):
+        return model(token, cache=cache)
+
+    with pytest.raises(Unsupported, match="exception"):
+        torch.compile(step, backend="eager", fullgraph=True)(tokens, model.new_cache(1))
+    torch.compiler.reset()
+    broken = torch.compile(step, backend="eager")(tokens, model.new_cache(1))
+    torch.testing.assert_close(broken, model(tokens), **CLOSE)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
 @torch.no_grad()
 def test_a_prepared_model_compiles_once(dtype):
@@ -164,6 +181,7 @@ def test_a_decoding_step_exports_with_its_cache(window, int8):
         module(tokens[:, :1], lengths, state)
 
 
+@torch.no_grad()
 def test_a_decoding_step_changes_no_argument():
     step = DecodingStep(make(), capacity=4)
     lengths, state = step.empty(1)

@@ -86,6 +86,7 @@ def test_rows_of_unequal_length_equal_each_alone(side):
         torch.testing.assert_close(logits[row][real[1][row]], alone, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
 def test_decoding_with_a_cache_equals_one_pass():
     model = pair(window=3)
     source, target = torch.randint(30, (2, 7)), torch.randint(50, (2, 6))

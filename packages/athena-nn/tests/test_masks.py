@@ -24,13 +24,14 @@ def test_causal_mask_is_aligned_at_the_bottom_right(queries, earlier, window):
 
 
 def test_packed_sequences_are_kept_apart():
-    segments = torch.tensor([[4, 4, 4, 9, 9, 2], [1, 1, 1, 1, 1, 1]])
+    segments = torch.tensor([[4, 4, 4, 9, 9, 4], [1, 1, 1, 1, 1, 1]])  # an id that comes again is another run
+    runs = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 0, 0]])
     mask = packed_mask(segments)
     assert mask.shape == (2, 1, 6, 6)
     for b in range(2):
         for i in range(6):
             for j in range(6):
-                assert mask[b, 0, i, j].item() == (segments[b, i] == segments[b, j]).item()
+                assert mask[b, 0, i, j].item() == (runs[b, i] == runs[b, j]).item()
     assert packed_positions(segments).tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5]]
     assert packed_positions(segments[:, :0]).shape == (2, 0)
 

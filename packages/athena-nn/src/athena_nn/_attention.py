@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,8 +51,8 @@ class MultiHeadAttention(nn.Module):
     In ``forward``: ``mask`` is ``(queries, keys)``, ``(batch, queries, keys)`` or ``(batch, heads, queries,
     keys)`` with axes of 1 where all are alike; ``positions`` is ``(time,)`` or ``(batch, time)``, by default
     0, 1, 2, ...; ``cache``, of one layer, holds earlier tokens, to which the new ones are appended: then keys
-    are its tokens. A model's blocks share one ``context``, in which ``layer`` is the place of each; leave both
-    out elsewhere. A query that may attend to nothing gets zeros from the weighted sum.
+    are its tokens. A model's blocks share one ``context``, in which ``layer`` is the place of each; leave
+    both out elsewhere. A query that may attend to nothing gets zeros from the weighted sum.
     Raises ValueError if heads do not divide the width, key-value heads do not divide heads, the
     positions were made for other heads, ``dropout`` lies outside [0, 1), and for a mask of a wrong dtype or
     shape, or a memory where there must be none or the other way round.
@@ -83,13 +85,25 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         head_dim = _head_dim(embed_dim, num_heads, head_dim)
+        check_positions(positions)
         if kv_heads < 1 or num_heads % kv_heads:
             raise ValueError(f"`num_kv_heads` must divide `num_heads` = {num_heads}; got {kv_heads}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1); got {dropout}.")
         check_window(window)
-        check_positions(positions, head_dim=head_dim, num_heads=num_heads)
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, kv_heads, head_dim
+        if positions is not None:
+            check_heads(positions, head_dim=head_dim, num_heads=num_heads)
+            if type(positions).embed is not Positions.embed:
+                raise ValueError(
+                    f"`positions` must act within attention; {type(positions).__name__} acts on embeddings. "
+                    "Give it to the model, or call its `embed`."
+                )
+        if kv_dim is not None and (causal or window is not None or positions is not None):
+            raise ValueError(
+                "`causal`, `window` and `positions` belong to self-attention; leave them out with `kv_dim`."
+            )
+        self.embed_dim, self.head_dim = embed_dim, head_dim
+        self.num_heads, self.num_kv_heads = num_heads, kv_heads
         self.dropout, self.causal, self.window, self.scale = dropout, causal, window, scale
         self.positions = positions
         self.is_cross = kv_dim is not None
@@ -113,6 +127,8 @@ class MultiHeadAttention(nn.Module):
         context: Context | None = None,
         layer: int = 0,
     ) -> Tensor:
+        if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            raise ValueError(f"`x` must have shape (batch, time, {self.embed_dim}); got {tuple(x.shape)}.")
         if self.is_cross != (memory is not None):
             raise ValueError(
                 "`memory` is missing: this attention was built with `kv_dim`, to look at one."
@@ -125,6 +141,8 @@ class MultiHeadAttention(nn.Module):
             return self._attend_to(x, memory, mask)
         if context is not None:
             return self._attend_to_self(x, context, layer)
+        if cache is not None:
+            check_cache(cache, [self])
         context = Context(x.shape[0], x.shape[1], x.device, positions=positions, mask=mask, cache=cache)
         y = self._attend_to_self(x, context, layer)
         context.close()
@@ -133,8 +151,12 @@ class MultiHeadAttention(nn.Module):
     def memory_heads(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a memory, once for all passes over it: ``(batch, kv_heads, keys, head_dim)``.
 
-        `forward` takes them in place of the memory.
+        `forward` takes them in place of the memory. Raises ValueError for a memory of another width.
         """
+        if memory.ndim != 3 or memory.shape[-1] != self.kv.in_features:
+            raise ValueError(
+                f"`memory` must have shape (batch, keys, {self.kv.in_features}); got {tuple(memory.shape)}."
+            )
         kv = self.kv(memory).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         k, v = kv.split_with_sizes((self.num_kv_heads, self.num_kv_heads), dim=1)
         return (k if self.k_norm is None else self.k_norm(k)), v
@@ -178,6 +200,8 @@ class MultiHeadAttention(nn.Module):
 
     def _attend_to(self, x: Tensor, memory: Tensor | tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         k, v = self.memory_heads(memory) if isinstance(memory, Tensor) else memory
+        if k.shape[0] != x.shape[0]:
+            raise ValueError(f"`memory` must have {x.shape[0]} rows, as `x`; got {k.shape[0]}.")
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q = q if self.q_norm is None else self.q_norm(q)
         if mask is not None:
@@ -244,10 +268,29 @@ def _head_dim(embed_dim: int, num_heads: int, head_dim: int | None) -> int:
     return head_dim
 
 
-def check_positions(positions: Positions | None, *, head_dim: int, num_heads: int) -> None:
+def check_cache(cache: KVCache, attentions: Sequence[MultiHeadAttention]) -> None:
+    """Raises ValueError if a cache has another number of layers, or forgets what an attention looks at."""
+    if len(cache.layers) != len(attentions):
+        raise ValueError(f"`cache` must have {len(attentions)} layers; got one of {len(cache.layers)}.")
+    for layer, attention in zip(cache.layers, attentions, strict=True):
+        if layer.ring and (attention.window is None or attention.window > layer.slots):
+            raise ValueError(
+                f"`cache` keeps the last {layer.slots} tokens, while attention looks at "
+                f"{'all' if attention.window is None else attention.window}. Make it by `new_cache`."
+            )
+
+
+def check_positions(positions: object) -> None:
+    """Raises TypeError for what is no built part, such as a name or a class."""
+    if positions is not None and not isinstance(positions, Positions):
+        raise TypeError(
+            f"`positions` must be a built part, as RotaryPositions(head_dim=64) is; got {positions!r}. "
+            'By name: `athena_core.create("positions", name, ...)`.'
+        )
+
+
+def check_heads(positions: Positions, *, head_dim: int, num_heads: int) -> None:
     """Raises ValueError if the positions were made for other heads."""
-    if positions is None:
-        return
     if positions.head_dim not in (None, head_dim):
         raise ValueError(f"`positions` must fit heads of width {head_dim}; got one for {positions.head_dim}.")
     if positions.num_heads not in (None, num_heads):

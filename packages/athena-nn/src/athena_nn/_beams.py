@@ -31,6 +31,9 @@ class Beam(NamedTuple):
         tokens: the new tokens, ``(time,)``, int64; with the stop token, if it ended with one.
         score: the sum of their log-probabilities, divided by their number to the power of the length
             penalty.
+
+    >>> Beam(tokens=torch.tensor([7, 3]), score=-1.5).score
+    -1.5
     """
 
     tokens: Tensor

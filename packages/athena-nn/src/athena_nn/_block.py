@@ -61,7 +61,8 @@ class TransformerBlock(nn.Module):
 
     Shape: ``x (batch, time, embed_dim) -> (batch, time, embed_dim)``; ``memory (batch, keys, memory_dim)``.
     ``mask``, ``positions``, ``cache``, ``context`` and ``layer`` of ``forward`` are those of the
-    self-attention, ``memory`` and ``memory_mask`` of the cross-attention. Raises ValueError for sizes that do not fit, as its parts do.
+    self-attention, ``memory`` and ``memory_mask`` of the cross-attention. Raises ValueError for sizes that
+    do not fit, as its parts do.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 (norm last); Xiong et al. 2020,
     arXiv:2002.04745, figure 1(b) (norm first). Departs from them: no.
 

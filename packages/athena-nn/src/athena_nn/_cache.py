@@ -24,13 +24,15 @@ class Turn:
         counts: ``(batch,)``, how many it gains; None: all ``time``.
         start: what all rows held before, if that is one number and known without asking the device.
         longest: the longest row afterwards; None under a compiler, which must not know it.
+        ends: how many tokens each row holds afterwards; None where the device would have to be asked.
     """
 
     time: int
     starts: Tensor
-    counts: Tensor | None
-    start: int | None
-    longest: int | None
+    counts: Tensor | None = None
+    start: int | None = None
+    longest: int | None = None
+    ends: list[int] | None = None
 
     @property
     def single(self) -> bool:
@@ -54,7 +56,8 @@ class KVCache:
     r"""Keys and values of the tokens that a model has seen, so that each is computed once.
 
     Every row has a length of its own, and goes on at its own position. A pass over new tokens appends
-    them: `Decoder` and `MultiHeadAttention` take the cache as an argument and change it in place.
+    them: `Decoder` and `MultiHeadAttention` take the cache as an argument and change it in place. It keeps
+    no gradients, so passes with one belong under `torch.no_grad`.
 
     Four kinds: *static*, with a ``capacity`` (for `torch.compile`: no shape ever changes); *growing*,
     with none; *sliding window*, which keeps the last ``window`` tokens and has no end; each of them in
@@ -82,8 +85,8 @@ class KVCache:
         dtype: of keys and values that are not in 8 bits.
         device: where to hold them.
 
-    Raises ValueError for sizes below 1, and where a pass would exceed the capacity; under a compiler
-    that is a RuntimeError.
+    Raises ValueError for sizes below 1, where a pass would exceed the capacity (under a compiler that is a
+    RuntimeError), where a model's layers, heads or windows are others, and where gradients are wanted.
     Source: the 8 bits, Dettmers et al. 2022, arXiv:2208.07339, equation 1, by vectors. Departs from
     it: scales are a head's, not a whole row's.
 
@@ -170,9 +173,11 @@ class KVCache:
         if batch != self.batch:
             raise ValueError(f"`cache` holds {self.batch} rows; got tokens of {batch}. Make one for {batch}.")
         if is_compiling():
+            if any(layer.grows for layer in self.layers):
+                raise ValueError("`cache` must have a `capacity` to be used in a compiled graph; it grows.")
             self._host = None
             self._assert_room(time if counts is None else counts)
-            return Turn(time, self.lengths, counts, None, None)
+            return Turn(time, self.lengths, counts)
         if self._host is None:
             self._host = self.lengths.tolist()
         gained = [time] * batch if counts is None else counts.tolist()
@@ -184,21 +189,20 @@ class KVCache:
                 f"and would gain {gained[row]}. Make it larger, or leave `capacity` out to let it grow."
             )
         start = self._host[0] if len(set(self._host)) == 1 else None
-        return Turn(time, self.lengths, counts, start, max(ends))
+        return Turn(time, self.lengths, counts, start, max(ends), ends)
 
     def close(self, turn: Turn) -> None:
         """Count the tokens of a pass that has gone through all layers."""
-        gained = turn.time if turn.counts is None else turn.counts
-        self.lengths.add_(gained)
-        if self._host is not None:
-            more = [turn.time] * self.batch if turn.counts is None else turn.counts.tolist()
-            self._host = [length + count for length, count in zip(self._host, more, strict=True)]
+        self.lengths.add_(turn.time if turn.counts is None else turn.counts)
+        self._host = turn.ends
 
     def _assert_room(self, gained: int | Tensor) -> None:
         if self.capacity is not None:
             fits = (self.lengths + gained <= self.capacity).all()
             # the message names no number: to a compiler that has seen two capacities, theirs is a symbol
-            torch.ops.aten._assert_async.msg(fits, "`cache` is full: more tokens came than its capacity takes.")
+            torch.ops.aten._assert_async.msg(
+                fits, "`cache` is full: more tokens came than its capacity takes."
+            )
 
     def reorder(self, rows: Tensor) -> None:
         """Let row ``i`` go on from what row ``rows[i]`` holds, as beams do; there may be more rows or fewer.

@@ -129,8 +129,16 @@ class LayerCache:
         """Write the new tokens, and return all keys and values that this pass may attend to.
 
         Shape: ``(batch, kv_heads, time, head_dim)`` each -> ``(batch, kv_heads, keys, head_dim)``; `order`
-        says which token each of these is.
+        says which token each of these is. Raises ValueError for other heads, or if gradients are wanted.
         """
+        size = self.keys.parts[0].shape
+        if k.shape[1] != size[1] or k.shape[3] != size[3]:
+            raise ValueError(
+                f"`cache` must be for {k.shape[1]} key-value heads of width {k.shape[3]}; "
+                f"got one for {size[1]} of width {size[3]}."
+            )
+        if k.requires_grad and torch.is_grad_enabled():
+            raise ValueError("`cache` keeps no gradients; decode under `torch.no_grad()`.")
         if self.grows and turn.longest is not None and turn.longest > self.slots:
             self._grow(turn.longest)
         if self.ring and not turn.single:

@@ -57,9 +57,16 @@ class Context:
         self.cache = cache
         self.turn: Turn | None = None if cache is None else cache.open(batch, time, counts)
         self.order = torch.arange(time, device=device) if self.turn is None else self.turn.order()
-        self.positions = self.order if positions is None else positions
+        self.positions = self._own_positions(counts) if positions is None else positions
         self._phases: dict[Any, tuple[Tensor, Tensor] | None] = {}
         self._visibility: dict[Any, tuple[Tensor | None, bool]] = {}
+
+    def _own_positions(self, counts: Tensor | None) -> Tensor:
+        """Places along each row; padding, which may lie beyond the last position there is, takes its last."""
+        if self.turn is None or counts is None:
+            return self.order
+        last = (self.turn.starts + counts - 1).clamp(min=0)
+        return torch.minimum(self.order, last[:, None])
 
     def anew(self) -> Context:
         """The same pass with nothing computed yet: what is computed twice must compute the same twice."""
@@ -122,6 +129,8 @@ class Context:
             mask = visible(self.order, key_order, causal=causal, window=window)
             mask = mask[:, None] if mask.ndim == 3 else mask[None, None]
         if self.mask is not None:
+            if self.cache is not None and self.cache.layers[layer].ring:
+                raise ValueError("`mask` and a cache of a sliding window exclude each other: its keys move.")
             keys = self.key_positions(layer).shape[-1]
             extra = check_mask(self.mask, batch=self.batch, heads=heads, queries=self.time, keys=keys)
             mask = extra if mask is None else combine(mask, extra)

@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from athena_nn._attention import check_cache
 from athena_nn._block import BlockOptions
 from athena_nn._cache import KVCache
 from athena_nn._context import Context
@@ -132,6 +133,8 @@ class Decoder(Stack):
     ) -> Tensor:
         """What `forward` projects onto the vocabulary, ``(batch, time, embed_dim)``."""
         self._check(tokens, padding)
+        if cache is not None:
+            check_cache(cache, [block.attention for block in self.layers()])
         seen, seen_mask = self._memory(memory, memory_padding, cache)
         counts = first = None
         if padding is not None:
@@ -141,8 +144,8 @@ class Decoder(Stack):
             first = (~padding).long().argsort(dim=1, stable=True)
             counts = padding.sum(dim=1)
             tokens = tokens.masked_fill(~padding, 0).gather(1, first)
-            if positions is not None and positions.ndim == 2:
-                positions = positions.gather(1, first)
+            if positions is not None:
+                positions = positions.expand_as(first).gather(1, first)
         context = Context(
             tokens.shape[0],
             tokens.shape[1],

@@ -28,7 +28,8 @@ class DecodingStep(nn.Module):
 
     >>> model = Decoder(50, 16, num_layers=1, num_heads=2, ff_dim=16)
     >>> step = DecodingStep(model, capacity=8)
-    >>> logits, lengths, state = step(torch.tensor([[1, 2]]), *step.empty(1))
+    >>> with torch.no_grad():
+    ...     logits, lengths, state = step(torch.tensor([[1, 2]]), *step.empty(1))
     >>> lengths
     tensor([2])
     """

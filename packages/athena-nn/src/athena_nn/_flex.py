@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def flex_attend(
     return y
 
 
-@cache
+@lru_cache(maxsize=32)
 def _blocks(time: int, causal: bool, window: int | None, device: torch.device) -> BlockMask | None:
     """Which blocks of keys each block of queries needs; made once a shape."""
     if not causal and window is None:

@@ -30,6 +30,9 @@ class Step(NamedTuple):
     Attributes:
         tokens: each row's new token, ``(batch,)``, int64; -1 for a row that ended in an earlier step.
         done: whether each row has ended, with this token or an earlier one, ``(batch,)``, bool.
+
+    >>> Step(tokens=torch.tensor([7, -1]), done=torch.tensor([False, True])).tokens
+    tensor([ 7, -1])
     """
 
     tokens: Tensor

@@ -43,7 +43,7 @@ def padding_mask(padding: Tensor) -> Tensor:
 
 
 def packed_mask(segments: Tensor) -> Tensor:
-    """Keep packed sequences apart: a token sees only those of its own segment (block-diagonal).
+    """Keep packed sequences apart: a token sees only those of its own run of one id (block-diagonal).
 
     Combine it with causal attention; `packed_positions` restarts the positions in each segment.
 
@@ -54,7 +54,8 @@ def packed_mask(segments: Tensor) -> Tensor:
             [1, 1, 0],
             [0, 0, 1]], dtype=torch.int32)
     """
-    return (segments[:, :, None] == segments[:, None, :])[:, None]
+    runs = _starts(segments).cumsum(dim=1)
+    return (runs[:, :, None] == runs[:, None, :])[:, None]
 
 
 def packed_positions(segments: Tensor) -> Tensor:
@@ -64,9 +65,13 @@ def packed_positions(segments: Tensor) -> Tensor:
     tensor([[0, 1, 2, 0, 1]])
     """
     order = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return order - order.masked_fill(~starts, 0).cummax(dim=1).values
+    return order - order.masked_fill(~_starts(segments), 0).cummax(dim=1).values
+
+
+def _starts(segments: Tensor) -> Tensor:
+    """Where a run of one id begins."""
+    changes = segments[:, 1:] != segments[:, :-1]
+    return torch.cat((torch.ones_like(segments[:, :1], dtype=torch.bool), changes), dim=1)
 
 
 def from_torch_masks(

@@ -25,8 +25,8 @@ def build_norm(norm: NormSpec, width: int) -> nn.Module:
 
     >>> build_norm("rms", 4)
     RMSNorm(4, eps=1e-06)
-    >>> build_norm(nn.LayerNorm, 4)
-    LayerNorm((4,), eps=1e-05, elementwise_affine=True)
+    >>> build_norm(nn.RMSNorm, 4)
+    RMSNorm((4,), eps=None, elementwise_affine=True)
     """
     return _named("norm", norm, width) if isinstance(norm, str) else norm(width)
 

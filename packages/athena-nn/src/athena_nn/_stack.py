@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from athena_nn._attention import MultiHeadAttention, check_positions
+from athena_nn._attention import MultiHeadAttention, check_heads, check_positions
 from athena_nn._block import BlockOptions, TransformerBlock
 from athena_nn._context import Context
 from athena_nn._feed_forward import FeedForward
@@ -67,6 +67,7 @@ class Stack(nn.Module):
                 raise ValueError(f"`{name}` must be at least 1; got {size}.")
         self.vocabulary, self.embed_dim = vocabulary, embed_dim
         self.checkpoint = checkpoint
+        check_positions(positions)
         self.embedding_scale = embedding_scale
         self.positions = NoPositions() if positions is None else positions
         lengths = [length for length in (max_length, self.positions.max_length) if length is not None]
@@ -81,13 +82,13 @@ class Stack(nn.Module):
                 num_heads,
                 ff_dim=ff_dim,
                 causal=causal,
-                drop_path=drop_path * depth / max(num_layers - 1, 1),
+                drop_path=drop_path * (depth + 1) / num_layers,
                 **block,
             )
             for depth in range(num_layers)
         )
         first = self.layers()[0].attention
-        check_positions(self.positions, head_dim=first.head_dim, num_heads=first.num_heads)
+        check_heads(self.positions, head_dim=first.head_dim, num_heads=first.num_heads)
         self.norm = build_norm(norm, embed_dim) if block.get("norm_first", True) else nn.Identity()
 
     def layers(self) -> list[TransformerBlock]:
@@ -136,6 +137,8 @@ class Stack(nn.Module):
     def _check(self, tokens: Tensor, padding: Tensor | None) -> None:
         if tokens.ndim != 2:
             raise ValueError(f"`tokens` must have shape (batch, time); got {tuple(tokens.shape)}.")
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"`tokens` must be int64 or int32 ids; got {tokens.dtype}.")
         check_padding(padding, tokens)
 
     def _check_length(self, longest: int) -> None:
