@@ -47,10 +47,13 @@ def test_the_ops_of_installed_packages_are_listed(athena: Athena) -> None:
 
 def test_every_component_of_lm_is_chosen_by_name(athena: Athena, text: Path, tmp_path: Path) -> None:
     chosen = ("--positions", "none", "--optimizer.lr", "0.01", "--schedule.min_ratio", "0.5", "--seed", "3")
+    chosen += ("--norm", "layer", "--norm.eps", "1e-6", "--activation", "gelu", "--kv_heads", "1")
     done = athena("run", "lm", *TINY, "--data", text, "--out", "runs", *chosen)
     assert done.returncode == 0, done.stderr
     config = tomllib.loads((only_run(tmp_path / "runs") / "config.toml").read_text())
     assert config["positions"] == {"name": "none"}
+    assert (config["norm"]["name"], config["norm"]["eps"]) == ("layer", 1e-6)
+    assert (config["activation"]["name"], config["kv_heads"]) == ("gelu", 1)
     assert (config["optimizer"]["name"], config["optimizer"]["lr"]) == ("adamw", 0.01)
     assert (config["schedule"]["name"], config["schedule"]["min_ratio"]) == ("warmup-cosine", 0.5)
     assert config["seed"] == 3
@@ -110,6 +113,8 @@ def test_a_folder_without_text_is_one_line(athena: Athena, tmp_path: Path) -> No
         (("--positions", "rotray"), "Did you mean `rotary`?"),
         (("--heads", "3"), "`heads` must divide `width` = 32; got 3."),
         (("--heads", "32"), "rotary"),
+        (("--kv_heads", "3"), "`kv_heads` must divide `heads` = 2; got 3."),
+        (("--norm", "batch"), "unknown norm `batch`"),
         (("--optimizer.lr", "nan"), "lr"),
         (("--optimizer.fused", "true", "--optimizer.foreach", "true"), "`fused` and `foreach`"),
         (("--schedule.warmup_steps", "9"), "warmup_steps"),

@@ -1,17 +1,18 @@
 """Greedy decoding against transformers' `generate`, dynamic and static cache, with the same weights.
 
-    python bench_decoding.py [--repeats 5] [--json FILE] [--threads 2] [--new 128]
+    python bench_decoding.py [--repeats 5] [--json FILE] [--threads 2] [--new 128] [--no-compiled]
 
 A Llama of 31.4 M parameters: width 512, 8 layers, 8 heads, 4 key-value heads, vocabulary 8,000. Batch 1 with
 a prompt of 64 tokens, and batch 8 with prompts of 8 to 64. Ours decodes as loaded, and prepared in float32,
-bfloat16 and 8 bits; all take turns in one process. The tokens are compared first: equal in float32;
-otherwise the share is reported that would be chosen alike, given the same text before. The limit is that of
-reading the weights once a token, timed here; for batch 8, once a step. Last, the memory of a decode of 2,048
-tokens beside `KVCache.bytes`.
+bfloat16 and 8 bits, and so compiled for batch 1; all take turns in one process. The tokens are compared first:
+equal in float32; otherwise the share is reported that would be chosen alike, given the same text before. The
+limit is that of reading the weights once a token, timed here; for batch 8, once a step. Last, the memory of a
+decode of 2,048 tokens beside `KVCache.bytes`.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from athena_core.testing.bench import medians, parser, report, row, seconds
 from athena_nn import Decoder, KVCache, from_pretrained, generate, prepare_for_decoding
 
 WORDS = 8000
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
 Rows = list[Tensor]
 
 
@@ -87,15 +89,23 @@ def reading(models: dict[str, Decoder]) -> Callable[[str], None]:
     return lambda name: [weight.view(torch.float32).sum() for weight in weights[name]] and None
 
 
-def compare(batch: int, new: int, repeats: int) -> list[dict[str, Any]]:
+def graph(model: Decoder) -> Decoder:
+    """The same, its passes compiled: one graph for prompts, one for single tokens."""
+    model.hidden = torch.compile(model.hidden, fullgraph=True)
+    return model
+
+
+def compare(batch: int, new: int, repeats: int, *, compiled: bool) -> list[dict[str, Any]]:
     model = peer()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         loaded = from_pretrained(folder).eval()
     ours = {"as loaded": loaded} | {
-        f"prepared, {name}": prepare_for_decoding(loaded, dtype=dtype)
-        for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16), ("int8", torch.int8))
+        f"prepared, {name}": prepare_for_decoding(loaded, dtype=dtype) for name, dtype in DTYPES.items()
     }
+    if compiled:
+        for name, dtype in DTYPES.items():
+            ours[f"prepared and compiled, {name}"] = graph(prepare_for_decoding(loaded, dtype=dtype))
     lengths = [64] if batch == 1 else torch.linspace(8, 64, batch).long().tolist()
     prompts = [torch.randint(1, WORDS, (length,)) for length in lengths]
     peers = {"dynamic cache": {}, "static cache": {"cache_implementation": "static"}}
@@ -160,9 +170,15 @@ def main() -> None:
     arguments = parser(__doc__, repeats=5)
     arguments.add_argument("--threads", type=int, default=2, metavar="N")
     arguments.add_argument("--new", type=int, default=128, metavar="N")
+    arguments.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [one for batch in (1, 8) for one in compare(batch, options.new, options.repeats)]
+    torch._dynamo.config.recompile_limit = 64  # torch counts the graphs of all models together
+    rows = [
+        one
+        for batch in (1, 8)
+        for one in compare(batch, options.new, options.repeats, compiled=options.compiled and batch == 1)
+    ]
     report([*rows, *memory()], options.json)
 
 

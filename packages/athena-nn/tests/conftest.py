@@ -1,10 +1,20 @@
-"""Every test starts from the same seed; tolerances by dtype, in one table."""
+"""Every test starts from the same seed; tolerances by dtype, in one table; runs of recipes."""
 
 from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from rich.console import Console
+
+from athena_core import Component, Kind, Recipe, Run, hookimpl
+from athena_nn import _plugin
 
 # The same examples everywhere, and no deadlines: machines are shared and noisy.
 settings.register_profile(
@@ -28,3 +38,62 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
     return {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
+
+
+class TorchParts:
+    """Stands in for athena-optim: torch's own parts, by the same kinds."""
+
+    @hookimpl
+    def athena_kinds(self) -> list[Kind]:
+        return [
+            Kind("optimizer", "torch.optim:Optimizer", "Updates parameters"),
+            Kind("schedule", "torch.optim.lr_scheduler:LRScheduler", "Sets learning rates"),
+            Kind("param-groups", "builtins:object", "Splits parameters"),
+        ]
+
+    @hookimpl
+    def athena_components(self) -> list[Component]:
+        return [
+            Component("optimizer", "adam", "torch.optim:Adam", "Adam"),
+            Component("schedule", "constant", "torch.optim.lr_scheduler:ConstantLR", "Constant"),
+            Component("param-groups", "decay-matrices", "torch.nn:Module.parameters", "All alike"),
+        ]
+
+
+@pytest.fixture
+def recipe_host(athena_host: Any) -> Any:
+    """A host of the test's own, with this package and `TorchParts` alone."""
+    athena_host.register(_plugin, "athena-nn", "0.1.0", "nn")
+    athena_host.register(TorchParts(), "torch-parts", "1.0", "parts")
+    return athena_host
+
+
+Executed = tuple[dict[str, float], list[dict[str, float]], str]
+
+
+class CutRun(Run):
+    """A run that is interrupted after step ``cut``, as by Ctrl-C; 0 never."""
+
+    cut = 0
+
+    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
+        super().log(step, **metrics)
+        if step == self.cut:
+            self.signal = 2
+
+
+@pytest.fixture
+def execute() -> Callable[..., Executed]:
+    """Run a recipe in a folder, to its end or cut; returns its final metrics, its log and its text."""
+
+    def run_it(recipe: Recipe, folder: Path, *, seed: int = 3, cut: int = 0) -> Executed:
+        console = Console(record=True, width=120, file=io.StringIO())
+        run = CutRun(folder, device="cpu", seed=seed, console=console)
+        run.cut = cut
+        with run:
+            final = dict(recipe.run(run))
+            run.finish(final)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return final, rows, console.export_text()
+
+    return run_it

@@ -28,6 +28,7 @@ ACTIVATIONS = [
 ]
 RECIPES = [
     ("lm", "athena_nn._recipe_lm:LM", "Trains a byte-level language model; beside it, what xz needs", ""),
+    ("seq2seq", "athena_nn._recipe_seq2seq:Seq2Seq", "Learns to reverse and to sort digit strings", ""),
 ]
 TABLES = {"positions": POSITIONS, "norm": NORMS, "activation": ACTIVATIONS, "recipe": RECIPES}
 # of recipes; athena-optim: parameter groups, the default optimizer and schedule; matplotlib: pictures
