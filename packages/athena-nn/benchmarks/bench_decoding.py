@@ -4,10 +4,10 @@
 
 A Llama of 31.4 M parameters: width 512, 8 layers, 8 heads, 4 key-value heads, vocabulary 8,000. Batch 1 with
 a prompt of 64 tokens, and batch 8 with prompts of 8 to 64. Ours decodes as loaded, and prepared in float32,
-bfloat16 and 8 bits, and so compiled for batch 1; all take turns in one process. The tokens are compared first:
-equal in float32; otherwise the share is reported that would be chosen alike, given the same text before. The
-limit is that of reading the weights once a token, timed here; for batch 8, once a step. Last, the memory of a
-decode of 2,048 tokens beside `KVCache.bytes`.
+bfloat16 and 8 bits, and so compiled for batch 1; all take turns in one process. The tokens are compared
+first: equal in float32; otherwise the share is reported that would be chosen alike, given the same text
+before. The limit is that of reading the weights once a token, timed here; for batch 8, once a step. Last, the
+memory of a decode of 2,048 tokens beside `KVCache.bytes`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,26 +139,42 @@ def compare(batch: int, new: int, repeats: int, *, compiled: bool) -> list[dict[
     ]
 
 
-def memory(tokens: int = 2048) -> list[dict[str, Any]]:
-    """Bytes that the cache holds after a decode of so many tokens, beside the formula's."""
-    model = from_config()
-    rows = []
-    for int8 in (False, True):
-        cache = model.new_cache(1, capacity=tokens, int8=int8)
-        with torch.inference_mode():
-            for part in torch.randint(WORDS, (1, tokens)).split(256, dim=1):
+def memory(tokens: int = 2048, batch: int = 8) -> list[dict[str, Any]]:
+    """What a decode of so many tokens adds to the process at its peak, beside the formula's bytes.
+
+    In passes of 16 tokens, after a short decode that has made all work space. Linux only.
+    """
+    model, rows = from_config(), []
+    sizes = {"num_layers": 8, "batch": batch, "num_kv_heads": 4, "head_dim": 64}
+    prompts = torch.randint(WORDS, (batch, tokens))
+
+    def decode(cache: KVCache, length: int) -> None:
+        with torch.no_grad():
+            for part in prompts[:, :length].split(16, dim=1):
                 model.hidden(part, cache=cache)
-        held = sum(t.nbytes for layer in cache.layers for s in (layer.keys, layer.values) for t in s.parts)
-        formula = KVCache.bytes(num_layers=8, batch=1, num_kv_heads=4, head_dim=64, slots=tokens, int8=int8)
+
+    for int8 in (False, True):
+        decode(model.new_cache(batch, capacity=64, int8=int8), 64)
+        Path("/proc/self/clear_refs").write_text("5")  # peak resident memory starts anew
+        before = resident("VmRSS")
+        decode(model.new_cache(batch, capacity=tokens, int8=int8), tokens)
+        added = resident("VmHWM") - before
+        formula = KVCache.bytes(**sizes, slots=tokens, int8=int8)
         rows.append(
             row(
-                f"cache of {tokens:,} tokens, {'8 bits' if int8 else 'float32'}",
-                ours=held / 2**20,
+                f"decode of {batch} x {tokens:,} tokens, {'8 bits' if int8 else 'float32'}",
+                ours=added / 2**20,
                 peers={"formula": formula / 2**20},
                 unit="MiB",
             )
         )
     return rows
+
+
+def resident(name: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(name)))
 
 
 def from_config() -> Decoder:

@@ -105,11 +105,12 @@ def llama(model: LlamaForCausalLM) -> Loss:
 def trainer(model: nn.Module, loss: Loss, batch: Tensor, dtype: torch.dtype) -> Callable[[], float]:
     """One step of training on ``batch``; returns the loss before it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    inputs, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
 
     def step() -> float:
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            value = loss(batch[:, :-1], batch[:, 1:])
+            value = loss(inputs, targets)
         value.backward()
         optimizer.step()
         return value.item()

@@ -21,6 +21,7 @@ from athena_nn import (
     padding_mask,
 )
 from athena_nn._attend import attend
+from athena_nn._context import Context
 
 POSITIONS = {
     "none": lambda: None,
@@ -129,6 +130,41 @@ def test_a_query_that_may_attend_to_nothing_gets_zeros(dtype, queries, positions
         assert grad.isfinite().all()
         for parameter in torch.autograd.grad(module(x, mask=mask).square().sum(), module.qkv.weight):
             assert parameter.isfinite().all()
+
+
+def test_the_lowest_finite_number_is_not_minus_infinity():
+    """Pitfall 2: where a mask adds it everywhere, a query gets the mean of the values, padding included."""
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    lowest = torch.full((5, 5), torch.finfo(torch.float32).min)
+    for y in (
+        attend(q, k, v, mask=lowest[None, None], causal=False, scale=None, dropout=0.0),
+        attention_reference(q, k, v, mask=lowest),
+    ):
+        torch.testing.assert_close(y, v.mean(dim=2, keepdim=True).expand_as(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask_dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("positions", ["none", "alibi"])
+def test_added_masks_of_any_dtype_beside_queries_of_any(dtype, mask_dtype, positions):
+    """torch's CPU kernel misreads a float32 mask beside float64 queries from 16 keys on."""
+    module = MultiHeadAttention(16, 4, num_kv_heads=2, causal=True, positions=POSITIONS[positions]())
+    x, mask = torch.randn(2, 40, 16), torch.randn(40, 40).to(mask_dtype)
+    mask[3] = float("-inf")
+    expected = plain_attention(module.double(), x.double(), mask=mask.double().tril())
+    expected[:, 3] = 0
+    y = module.to(dtype)(x.to(dtype), mask=mask)
+    assert y[:, 3].abs().max() == 0
+    # bfloat16 rounds numbers near 1 to 8 bits, some masks among them to their own
+    close = 1e-9 if dtype == mask_dtype == torch.float64 else 1e-5
+    close = 5e-2 if torch.bfloat16 in (dtype, mask_dtype) else 1e-2 if dtype == torch.float16 else close
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=close)
+
+
+def test_gradcheck_where_the_fused_kernel_takes_several_blocks():
+    module = MultiHeadAttention(4, 2, causal=True, positions=AlibiPositions(2)).double()
+    x = torch.randn(1, 20, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, (x,))
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -261,7 +297,8 @@ def test_strided_inputs():
         ),
         ({"embed_dim": 8, "num_heads": 4, "num_kv_heads": 0}, "`num_kv_heads`"),
         ({"embed_dim": 8, "num_heads": 2, "dropout": 1.0}, r"`dropout` must lie in \[0, 1\)"),
-        ({"embed_dim": 8, "num_heads": 2, "window": 0}, "`window` must be at least 1"),
+        ({"embed_dim": 8, "num_heads": 2, "window": 0}, "`window` must be a whole number, at least 1"),
+        ({"embed_dim": 8, "num_heads": 2, "window": 2.5}, "`window` must be a whole number"),
         ({"embed_dim": 8, "num_heads": 2, "positions": RotaryPositions(8)}, "width 4; got one for 8"),
         ({"embed_dim": 8, "num_heads": 2, "positions": AlibiPositions(4)}, "fit 2 heads; got one for 4"),
         ({"embed_dim": 8, "num_heads": 2, "positions": LearnedPositions(4, 8)}, "acts on embeddings"),
@@ -295,9 +332,18 @@ def test_wrong_uses_are_refused():
     with pytest.raises(ValueError, match="`positions` and `cache` belong to self-attention"):
         cross(x, memory, cache=cache)
     with pytest.raises(ValueError, match="`positions` and `cache` exclude each other"):
-        itself(x, positions=torch.arange(3), cache=cache)
-    with pytest.raises(ValueError, match=r"`positions` must have shape \(3,\) or \(2, 3\); got \(4,\)"):
+        MultiHeadAttention(8, 2, causal=True)(x, positions=torch.arange(3), cache=cache)
+    with pytest.raises(ValueError, match=r"of shape \(3,\) or \(2, 3\); got torch.int64 of shape \(4,\)"):
         itself(x, positions=torch.arange(4))
+    with pytest.raises(ValueError, match="`positions` must be int64 or int32 .* got torch.float32"):
+        itself(x, positions=torch.arange(3.0))
+    with pytest.raises(ValueError, match="`cache` needs causal attention"):
+        itself(x, cache=cache)
+    with pytest.raises(ValueError, match="`layer` needs the `context` of a model's pass; got 1"):
+        itself(x, layer=1)
+    context = Context(2, 3, x.device)
+    with pytest.raises(ValueError, match="are in the `context` already"):
+        itself(x, mask=torch.ones(3, 3, dtype=torch.bool), context=context)
     with pytest.raises(ValueError, match=r"\(2, 2, 3, 3\); got \(2, 4\)"):
         itself(x, mask=torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"`x` must have shape \(batch, time, 8\); got \(2, 3, 6\)"):

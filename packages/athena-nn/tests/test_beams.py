@@ -199,8 +199,8 @@ def test_modes_and_gradients_are_left_alone_and_the_int8_cache_is_used(monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "`num_beams` and `max_new_tokens` must be at least 1; got 0 and 3"),
-        ({"max_new_tokens": 0}, "must be at least 1; got 2 and 0"),
+        ({"num_beams": 0}, "`num_beams` must be at least 1; got 0"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1; got 0"),
         ({"length_penalty": math.inf}, "`length_penalty` must be finite"),
         ({"early_stopping": "always"}, "`early_stopping` must be True, False or \"never\"; got 'always'"),
         ({"stop_tokens": [11]}, "`stop_tokens` must lie in"),
@@ -210,6 +210,60 @@ def test_modes_and_gradients_are_left_alone_and_the_int8_cache_is_used(monkeypat
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         beam_search(make_decoder(11), tensors(PROMPTS), **({"num_beams": 2, "max_new_tokens": 3} | options))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 1.5}, {"max_new_tokens": 2.5}, {"num_beams": True}], ids=str
+)
+def test_options_of_another_type_are_refused(options):
+    [name] = options
+    with pytest.raises(TypeError, match=f"`{name}` must be an integer; got"):
+        beam_search(make_decoder(11), tensors(PROMPTS), **({"num_beams": 2, "max_new_tokens": 3} | options))
+
+
+def test_other_models_are_refused():
+    model = make_translator(11)
+    with pytest.raises(TypeError, match=r"`model` must be a Decoder or an EncoderDecoder; got Encoder\."):
+        beam_search(model.encoder, tensors(PROMPTS), num_beams=2, max_new_tokens=3)
+    with pytest.raises(TypeError, match="`model` must not be compiled as a whole"):
+        beam_search(torch.compile(model, backend="eager"), tensors(PROMPTS), num_beams=2, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("early", [False, True, "never"])
+@pytest.mark.parametrize("stops", [(), (STOP,)])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("fault", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(early, stops, late, fault):
+    model = make_decoder(11)
+    calls = []
+
+    def hook(_: torch.nn.Module, inputs: object, logits: Tensor) -> Tensor:
+        calls.append(1)
+        rows = logits.shape[0] // len(PROMPTS)
+        logits[:, STOP] -= 30  # no row ends before its time
+        if late == (len(calls) > 1):
+            logits[rows, 7] = fault  # the second prompt's first beam
+        return logits
+
+    model.head.register_forward_hook(hook)
+    with pytest.raises(ValueError, match=r"finite logits; got NaN or infinite ones after prompts \[1\]"):
+        beam_search(
+            model, tensors(PROMPTS), num_beams=3, max_new_tokens=4, stop_tokens=stops, early_stopping=early
+        )
+
+
+def test_prompt_and_new_tokens_may_fill_the_length_that_the_model_has():
+    """All but the last new token, which the model never sees."""
+    model = Decoder(11, 16, num_layers=1, num_heads=4, ff_dim=24, max_length=8)
+    made = []
+    new_cache = model.new_cache
+    model.new_cache = lambda *args, **options: made.append(new_cache(*args, **options)) or made[-1]
+    [[beam, _]] = beam_search(model, torch.tensor([[1, 2, 3]]), num_beams=2, max_new_tokens=6)
+    assert len(beam.tokens) == 6
+    assert made[0].capacity == 8
+    assert made[0].lengths.tolist() == [8, 8]
+    with pytest.raises(ValueError, match=r"`max_length` = 8; got 3 tokens and `max_new_tokens` = 7"):
+        beam_search(model, torch.tensor([[1, 2, 3]]), num_beams=2, max_new_tokens=7)
 
 
 def test_bad_prompts_are_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from athena_nn import DropPath, LayerNorm, RMSNorm, RotaryPositions, TransformerBlock, padding_mask
+from athena_nn import DropPath, KVCache, LayerNorm, RMSNorm, RotaryPositions, TransformerBlock, padding_mask
 
 
 def test_norm_first_is_its_formula():
@@ -44,6 +44,12 @@ def test_cross_attention_stands_between(norm_first):
     torch.testing.assert_close(block(x, memory, memory_mask=mask), expected)
     with pytest.raises(ValueError, match="`memory` is missing"):
         block(x)
+    with pytest.raises(ValueError, match="`memory_mask` is given without a `memory`"):
+        TransformerBlock(16, 4, ff_dim=24)(x, memory_mask=mask)
+    with pytest.raises(ValueError, match="`cache` must have 1 layers; got one of 2"):
+        TransformerBlock(16, 4, ff_dim=24, causal=True)(
+            x, cache=KVCache(num_layers=2, batch=2, num_kv_heads=4, head_dim=4)
+        )
     with pytest.raises(ValueError, match="`memory` needs a block built with `memory_dim`"):
         TransformerBlock(16, 4, ff_dim=24)(x, memory)
 

@@ -130,19 +130,21 @@ def test_eight_bits_are_off_by_at_most_half_a_scale(drawn, window, static):
         assert (error <= scale / 2 * (1 + 1e-5)).all()
 
 
+@given(st.integers(1, 40), st.integers(1, 8), st.sampled_from([0.1, 1.0, 5.0]), st.integers(0, 99))
 @torch.no_grad()
-def test_eight_bits_change_attention_within_their_bound():
+def test_eight_bits_change_attention_within_their_bound(keys, width, size, seed):
     r"""With :math:`\delta` the largest change of a score and :math:`\epsilon` that of a value, each output of
     attention changes by at most :math:`\epsilon + (e^{2\delta} - 1) \max|v|`."""
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 1, 1, 12, 8, generator=generator, dtype=torch.float64)
-    cache = KVCache(num_layers=1, batch=1, num_kv_heads=1, head_dim=8, int8=True)
-    k8, v8 = cache.layers[0].append(k, v, cache.open(1, 12))
-    score_change = ((q @ (k - k8).mT) / 8**0.5).abs().max()
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = size * torch.randn(3, 1, 1, keys, width, generator=generator, dtype=torch.float64)
+    cache = KVCache(num_layers=1, batch=1, num_kv_heads=1, head_dim=width, int8=True)
+    k8, v8 = cache.layers[0].append(k, v, cache.open(1, keys))
+    score_change = ((q @ (k - k8).mT) / width**0.5).abs().max()
     bound = (v - v8).abs().max() + (torch.exp(2 * score_change) - 1) * v.abs().max()
     exact, coarse = (torch.nn.functional.scaled_dot_product_attention(q, *kv) for kv in ((k, v), (k8, v8)))
     change = (exact - coarse).abs().max()
-    assert 0 < change <= bound
+    assert change <= bound
+    assert (v - v8).abs().max() > 0 or width == 1
 
 
 @torch.no_grad()
@@ -158,7 +160,8 @@ def test_eight_bits_do_not_depend_on_the_split():
         )
         for other in others:
             torch.testing.assert_close(other, whole, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(whole, model(tokens), rtol=0, atol=0.05)
+        # two layers, each off by up to 1/254 of keys and values of size 2 to 3, before a sum over 32 numbers
+        torch.testing.assert_close(whole, model(tokens), rtol=0, atol=0.15)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -180,15 +183,43 @@ def test_rows_go_on_from_those_that_they_take_over(window, int8):
     torch.testing.assert_close(model(after, cache=cache), model(after, cache=fresh))
 
 
-@pytest.mark.parametrize("capacity", [None, 8])
+@given(
+    st.sampled_from(sorted(POSITIONS)),
+    st.sampled_from(["boolean", "a row", "a head", "added"]),
+    st.sampled_from([None, 8, LONGEST]),
+    splits(8),
+    st.integers(0, 99),
+)
 @torch.no_grad()
-def test_a_mask_covers_what_the_cache_holds(capacity):
-    model = make()
-    tokens = torch.randint(VOCABULARY, (2, 8))
-    seen = (torch.rand(2, 8, 8) > 0.4) | torch.eye(8, dtype=torch.bool)
-    cache = model.new_cache(2, capacity=capacity)
-    parts = [model(tokens[:, a:b], mask=seen[:, a:b, :b], cache=cache) for a, b in ((0, 5), (5, 6), (6, 8))]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens, mask=seen), **CLOSE)
+def test_a_mask_covers_what_the_cache_holds(positions, kind, capacity, split, seed):
+    model = make(positions)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(VOCABULARY, (2, 8), generator=generator)
+    shape = {"boolean": (8, 8), "a row": (2, 8, 8), "a head": (2, HEADS, 8, 8), "added": (1, HEADS, 8, 8)}[
+        kind
+    ]
+    drawn = torch.randn(shape, generator=generator)
+    mask = drawn if kind == "added" else (drawn > 0) | torch.eye(8, dtype=torch.bool)
+    cache, parts, start = model.new_cache(2, capacity=capacity), [], 0
+    for size in split:
+        end = start + size
+        parts.append(model(tokens[:, start:end], mask=mask[..., start:end, :end], cache=cache))
+        start = end
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens, mask=mask), **CLOSE)
+
+
+@given(st.sampled_from(sorted(POSITIONS)), st.sampled_from([None, 3]), splits(9), st.integers(1, 5))
+@torch.no_grad()
+def test_a_memory_is_seen_alike_by_every_pass(positions, window, split, shorter):
+    torch.manual_seed(0)
+    sizes = {"num_layers": 2, "num_heads": HEADS, "ff_dim": 48, "memory_dim": 12}
+    model = Decoder(VOCABULARY, WIDTH, positions=POSITIONS[positions](), window=window, **sizes).eval()
+    tokens, memory = torch.randint(VOCABULARY, (2, 9)), torch.randn(2, 6, 12)
+    real = torch.arange(6) < torch.tensor([[6], [shorter]])
+    cache = model.new_cache(2, memory=memory, memory_padding=real, capacity=9)
+    parts = [model(part, cache=cache) for part in tokens.split(split, dim=1)]
+    expected = model(tokens, memory=memory, memory_padding=real)
+    torch.testing.assert_close(torch.cat(parts, 1), expected, **CLOSE)
 
 
 def test_a_cache_for_another_model_is_refused():
@@ -203,8 +234,9 @@ def test_a_cache_for_another_model_is_refused():
         ):
             with pytest.raises(ValueError, match=message):
                 make()(tokens, cache=KVCache(**{**sizes, **changed}))
-        with pytest.raises(ValueError, match="while attention looks at 5"):
-            make(window=5)(tokens, cache=KVCache(**sizes, window=3))
+        for kept in (3, 8):
+            with pytest.raises(ValueError, match=f"keeps the last {kept} tokens, while attention looks at 5"):
+                make(window=5)(tokens, cache=KVCache(**sizes, window=kept))
         model = make(window=3)
         cache = model.new_cache(1)
         model(tokens, cache=cache)
@@ -227,6 +259,24 @@ def test_overflow_is_refused_and_loses_nothing():
         model(tokens[:, 6:9], cache=cache)
     assert cache.lengths.tolist() == [6, 6]
     torch.testing.assert_close(model(tokens[:, 6:8], cache=cache), model(tokens[:, :8])[:, 6:], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_window_that_lost_tokens_half_way_is_not_used_again(monkeypatch):
+    model = make(window=3)
+    tokens = torch.randint(VOCABULARY, (1, 9))
+    cache = model.new_cache(1)
+    model(tokens[:, :5], cache=cache)
+    with pytest.raises(ValueError, match="`mask` and a cache"):
+        model(tokens[:, 5:8], mask=torch.ones(3, 8, dtype=torch.bool), cache=cache)
+    torch.testing.assert_close(model(tokens[:, 5:8], cache=cache), model(tokens[:, :8])[:, 5:], **CLOSE)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model.blocks[1].feed_forward), "forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(tokens[:, 8:], cache=cache)
+    with pytest.raises(ValueError, match="failed half way and overwritten tokens; `reset"):
+        model(tokens[:, 8:], cache=cache)
+    torch.testing.assert_close(model(tokens, cache=cache.reset()), model(tokens), **CLOSE)
 
 
 @torch.no_grad()
@@ -258,6 +308,20 @@ def test_a_cache_can_be_used_again():
     cache = model.new_cache(2, capacity=5)
     first = model(tokens, cache=cache)
     assert torch.equal(model(tokens, cache=cache.reset()), first)
+    for part in cache.tensors():
+        part.fill_(float("nan"))  # as a model that has diverged leaves it
+    real = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    assert model(tokens, padding=real, cache=cache.reset()).isfinite().all()
+
+
+@torch.no_grad()
+def test_a_cache_goes_on_from_copies_of_anothers_tensors():
+    model, tokens = make(window=3), torch.randint(VOCABULARY, (2, 7))
+    cache, other = model.new_cache(2, int8=True), model.new_cache(2, int8=True)
+    model(tokens[:, :5], cache=cache)
+    other.adopt(cache.lengths, cache.tensors())
+    expected = model(tokens[:, 5:], cache=cache)
+    torch.testing.assert_close(model(tokens[:, 5:], cache=other), expected)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -304,8 +368,25 @@ def test_layers_may_have_windows_of_their_own():
 
 @pytest.mark.parametrize("name", ["num_layers", "batch", "num_kv_heads", "head_dim", "capacity", "window"])
 def test_sizes_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*at least 1"):
         KVCache(**{"num_layers": 1, "batch": 1, "num_kv_heads": 1, "head_dim": 1, name: 0})
+
+
+@torch.no_grad()
+def test_other_dtypes_and_capacities_are_refused():
+    with pytest.raises(ValueError, match="`dtype` must be a floating-point dtype; got torch.int32"):
+        make().new_cache(1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="`capacity` must be at most the model's `max_length` = 24; got 25"):
+        make("learned").new_cache(1, capacity=LONGEST + 1)
+
+
+@torch.no_grad()
+def test_a_cache_may_be_narrower_than_the_model():
+    model, tokens = make(), torch.randint(VOCABULARY, (1, 8))
+    cache = model.new_cache(1, dtype=torch.bfloat16)
+    logits = torch.cat([model(part, cache=cache) for part in tokens.split(3, dim=1)], 1)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model(tokens), rtol=0, atol=5e-2)  # 8 bits of keys and values near 1
 
 
 @torch.no_grad()

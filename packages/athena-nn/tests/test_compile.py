@@ -149,10 +149,12 @@ def test_inductor_decodes_alike():
         step(tokens[:, 8:], cache)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(
+    ("positions", "window"), [*((positions, None) for positions in POSITIONS), ("rotary", 4), ("alibi", 8)]
+)
 @torch.no_grad()
-def test_exports_with_any_number_of_rows_and_tokens(positions):
-    model = make(positions).eval()
+def test_exports_with_any_number_of_rows_and_tokens(positions, window):
+    model = make(positions, window=window).eval()
     shapes = ({0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("time", max=24)},)
     program = torch.export.export(model, (torch.randint(50, (2, 8)),), dynamic_shapes=shapes)
     for shape in ((1, 1), (3, 13), (2, 24)):
@@ -193,5 +195,5 @@ def test_a_decoding_step_changes_no_argument():
 def test_what_no_step_can_be_made_of_is_refused():
     with pytest.raises(ValueError, match="without `memory_dim`"):
         DecodingStep(make(memory_dim=32), capacity=4)
-    with pytest.raises(ValueError, match="`capacity` must be at least 1; got 0"):
-        DecodingStep(make(), capacity=0)
+    with pytest.raises(ValueError, match="`capacity` must be at least 2; got 1"):
+        DecodingStep(make(), capacity=1)

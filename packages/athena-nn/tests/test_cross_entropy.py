@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.testing import AotEagerAndRecordGraphs
+from torch._dynamo.testing import AotEagerAndRecordGraphs, CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from athena_nn import _cross_entropy, linear_cross_entropy
@@ -205,6 +205,23 @@ def test_compiles_whole_and_stays_chunked(tiny_chunks):
     nodes = [node for graph in backend.fw_graphs + backend.bw_graphs for node in graph.graph.nodes]
     held = [node.meta["val"].numel() for node in nodes if isinstance(node.meta.get("val"), Tensor)]
     assert max(held) == weight.numel() < hidden.shape[0] * weight.shape[0]
+
+
+def test_compiles_once_for_all_lengths_within_a_chunk_and_once_for_each_doubling(monkeypatch):
+    """A graph for each length would reach the compiler's limit, and end training with ``fullgraph``."""
+    monkeypatch.setattr(_cross_entropy, "_ROWS", 64)
+    monkeypatch.setattr(_cross_entropy, "_LOGITS", 0)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend=counter)
+    weight, frames = torch.randn(20, 3, requires_grad=True), {}
+    for length in (5, 7, 9, 16, 20, 21, 25, 30, 31, 32, 33, 40, 63, 64, 65, 66, 67, 71, 80, 99, 101, 128):
+        hidden, targets = torch.randn(2, length, 3, requires_grad=True), torch.randint(20, (2, length))
+        found, expected = compiled(hidden, weight, targets), of_all_logits(hidden, weight, targets)
+        torch.testing.assert_close(found, expected)
+        leaves = hidden, weight
+        assert_all_close(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves))
+        frames[length] = counter.frame_count
+    assert (frames[32], frames[64], frames[128]) == (2, 3, 4)  # the first is that of one length alone
 
 
 def test_autocast_makes_products_in_its_dtype_and_the_softmax_in_float32(tiny_chunks):

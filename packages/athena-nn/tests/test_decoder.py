@@ -73,6 +73,36 @@ def test_loss_is_the_cross_entropy_of_the_logits():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_loss_counts_no_padding():
+    model = make()
+    tokens, targets = torch.randint(50, (2, 2, 7))
+    real = torch.tensor([[True] * 7, [False] * 3 + [True] * 4])
+    expected = model.loss(tokens, targets.masked_fill(~real, -100), padding=real)
+    torch.testing.assert_close(model.loss(tokens, targets, padding=real), expected)
+    alone = model.loss(tokens[1:, 3:], targets[1:, 3:])
+    both = (7 * model.loss(tokens[:1], targets[:1]) + 4 * alone) / 11
+    torch.testing.assert_close(expected, both)
+
+
+def test_weights_can_be_drawn_after_the_meta_device():
+    with torch.device("meta"):
+        model = make(norm="layer", bias=True, positions=LearnedPositions(12, 32), qk_norm="rms")
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, float("nan"))
+    model.head.weight = model.embedding.weight
+    model.reset_parameters()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    torch.manual_seed(3)
+    model.reset_parameters()
+    torch.manual_seed(3)
+    other = make(norm="layer", bias=True, positions=LearnedPositions(12, 32), qk_norm="rms")
+    torch.manual_seed(3)
+    other.reset_parameters()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_later_tokens_change_nothing_earlier():
     model = make()
     tokens = torch.randint(50, (2, 9))
@@ -276,8 +306,19 @@ def test_wrong_uses_are_refused():
     looking = make(memory_dim=32)
     with pytest.raises(ValueError, match="`memory` is missing"):
         looking(tokens)
-    with pytest.raises(ValueError, match="`memory` is in the `cache` already"):
-        looking(tokens, memory=memory, cache=looking.new_cache(2, memory=memory))
+    cache = looking.new_cache(2, memory=memory)
+    for given in ({"memory": memory}, {"memory_padding": real[:, :3]}):
+        with pytest.raises(ValueError, match="`memory` and its padding are in the `cache` already"):
+            looking(tokens, cache=cache, **given)
+    for call in (make().new_cache, lambda batch, **given: make()(tokens[:batch], **given)):
+        with pytest.raises(ValueError, match="`memory_padding` is given without a `memory`"):
+            call(2, memory_padding=real)
+    with pytest.raises(ValueError, match=r"`memory_padding` must be boolean.*of shape \(2, 3\); got"):
+        looking(tokens, memory=memory, memory_padding=real)
+    with pytest.raises(ValueError, match=r"`memory` must have shape \(batch, keys, width\); got \(2, 32\)"):
+        looking(tokens, memory=memory[:, 0])
+    with pytest.raises(ValueError, match=r"of shape \(4,\) or \(2, 4\); got torch.int64 of shape \(3,\)"):
+        make()(tokens, padding=real, positions=torch.arange(3))
 
 
 def test_no_rows_and_the_longest_row():

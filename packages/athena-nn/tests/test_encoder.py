@@ -33,8 +33,6 @@ POSITIONS = {
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_padding_hides_what_it_covers(side, positions, window):
-    if window is not None and side == "middle":
-        pytest.skip("a window counts places in the row, holes included")
     model = Encoder(50, 32, positions=POSITIONS[positions](), window=window, **SIZES)
     tokens = torch.randint(50, (1, 9))
     real = torch.ones(1, 9, dtype=torch.bool)
@@ -96,6 +94,11 @@ def test_decoding_with_a_cache_equals_one_pass():
     parts = [model.decoder(target[:, a:b], cache=cache) for a, b in ((0, 1), (1, 4), (4, 6))]
     expected = model(source, target, source_padding=real)
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_has_no_memory():
+    with pytest.raises(ValueError, match="`memory_dim` belongs to a decoder"):
+        Encoder(30, 24, memory_dim=8, **SIZES)
 
 
 def test_mismatched_pairs_are_refused():

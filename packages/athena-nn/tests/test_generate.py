@@ -207,10 +207,14 @@ def test_no_new_tokens_and_other_forms_of_prompts(model):
 
 
 def test_prompt_and_new_tokens_may_fill_the_length_that_the_model_has():
+    """All but the last new token, which the model never sees."""
     model = make_decoder(max_length=8)
-    assert len(generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=5)[0]) == 5
-    with pytest.raises(ValueError, match=r"`max_length` = 8; got 3 \+ 6 tokens"):
-        generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=6)
+    assert len(generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=6)[0]) == 6
+    assert len(generate(model, torch.zeros(1, 8, dtype=torch.long), max_new_tokens=1)[0]) == 1
+    with pytest.raises(ValueError, match=r"`max_length` = 8; got 3 tokens and `max_new_tokens` = 7"):
+        generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=7)
+    with pytest.raises(ValueError, match=r"`max_length` = 8; got 9 tokens and `max_new_tokens` = 0"):
+        generate(model, torch.zeros(1, 9, dtype=torch.long), max_new_tokens=0)
 
 
 def test_the_int8_cache_is_used(model, monkeypatch):
@@ -226,6 +230,7 @@ def test_the_int8_cache_is_used(model, monkeypatch):
     )
     assert made[1].nbytes < made[0].nbytes
     assert [cache.lengths.tolist() for cache in made] == [[7 + 4], [7 + 4]]
+    assert [cache.capacity for cache in made] == [7 + 4, 7 + 4]
     assert lists(full) == lists(small)
 
 
@@ -258,6 +263,87 @@ def test_a_compiled_model_decodes_without_compiling_again(model):
     for _ in range(2):
         assert lists(generate(model, tensors(PROMPTS), max_new_tokens=20)) == expected
         assert counter.frame_count == 2
+
+
+def test_a_model_that_compiles_its_forward_generates_as_before(model):
+    expected = lists(generate(model, tensors(PROMPTS), max_new_tokens=5))
+    model.compile(backend="eager")
+    assert lists(generate(model, tensors(PROMPTS), max_new_tokens=5)) == expected
+
+
+@pytest.mark.parametrize("make", [make_decoder, make_translator])
+def test_a_model_compiled_as_a_whole_is_refused_with_the_way_that_works(make):
+    model = make()
+    with pytest.raises(
+        TypeError, match=r"^`model` .*`decoder\.hidden = torch\.compile\(decoder\.hidden, .*\)`"
+    ):
+        generate(torch.compile(model, backend="eager"), [torch.tensor([1])], max_new_tokens=1)
+
+
+def test_a_compiled_decoder_in_a_model_is_refused_and_a_compiled_encoder_runs(translator):
+    expected = lists(generate(translator, tensors([[1, 2, 3]]), max_new_tokens=5))
+    counter = CompileCounter()
+    translator.encoder = torch.compile(translator.encoder, backend=counter)
+    assert lists(generate(translator, tensors([[1, 2, 3]]), max_new_tokens=5)) == expected
+    assert counter.frame_count == 1
+    translator.decoder = torch.compile(translator.decoder, backend="eager")
+    with pytest.raises(TypeError, match=r"^`model\.decoder` must not be compiled as a whole"):
+        generate(translator, [torch.tensor([1])], max_new_tokens=1)
+
+
+def test_another_model_is_refused(translator):
+    with pytest.raises(TypeError, match=r"`model` must be a Decoder or an EncoderDecoder; got Encoder\."):
+        generate(translator.encoder, [torch.tensor([1])], max_new_tokens=1)
+
+
+FAULTS = [math.nan, math.inf]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("stops", [(), (0, 3)])
+def test_logits_that_are_not_finite_are_refused(model, options, stops, fault):
+    """In one row of several, for a token that comes late."""
+    model.head.register_forward_hook(lambda _, inputs, logits: spoil(logits, row=1, value=fault))
+    with pytest.raises(ValueError, match=r"finite logits; got NaN or infinite ones after prompts \[1\]"):
+        generate(model, tensors(PROMPTS[:3]), max_new_tokens=3, stop_tokens=stops, **options)
+
+
+def spoil(logits: Tensor, *, row: int, value: float) -> Tensor:
+    logits[row, 11] = value
+    return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_without_any_finite_logit_is_refused(model, temperature):
+    model.head.register_forward_hook(lambda _, inputs, logits: logits.fill_(-math.inf))
+    with pytest.raises(ValueError, match=r"after prompts \[0\]"):
+        generate(model, PROMPT, max_new_tokens=1, temperature=temperature)
+
+
+def test_a_logit_of_minus_infinity_excludes_its_token(model):
+    free = lists(generate(model, tensors(PROMPTS), max_new_tokens=6))
+    model.head.register_forward_hook(
+        lambda _, inputs, logits: logits.index_fill(1, torch.tensor(free[0][0]), -math.inf)
+    )
+    assert free[0][0] not in torch.cat(generate(model, tensors(PROMPTS), max_new_tokens=6))
+
+
+def test_what_follows_the_end_of_a_row_may_be_anything(model):
+    """A row means what it means alone, whatever the steps that the others still take."""
+    free = lists(generate(model, tensors(PROMPTS), max_new_tokens=4))
+    calls = []
+
+    def hook(_: torch.nn.Module, inputs: object, logits: Tensor) -> Tensor:
+        calls.append(1)
+        return spoil(logits, row=0, value=math.nan) if len(calls) > 1 else logits
+
+    model.head.register_forward_hook(hook)
+    stops = {free[0][0]} - {row[place] for row in free[1:] for place in range(4)}
+    assert stops  # so that only the first row ends, at once
+    new = lists(generate(model, tensors(PROMPTS), max_new_tokens=4, stop_tokens=stops))
+    assert new == [free[0][:1], *free[1:]]
+    assert len(calls) == 4
 
 
 def cut(row: list[int], stops: set[int]) -> list[int]:
@@ -305,20 +391,39 @@ def test_a_stream_yields_what_is_generated_and_marks_rows_that_have_ended(model)
         assert step.done.tolist() == [row[-1] in stops and place >= len(row) - 1 for row in expected]
 
 
-def test_leaving_a_stream_restores_modes_and_gradients_are_on_between_steps(model):
-    steps = stream(model, torch.tensor([[1, 2]]), max_new_tokens=9)
-    assert model.training
-    for place, _ in enumerate(steps):
+def test_between_steps_of_a_stream_modes_and_gradients_are_as_they_were(model):
+    model.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    during = []
+    model.blocks[1].register_forward_hook(
+        lambda *_: during.append((any(m.training for m in model.modules()), torch.is_grad_enabled()))
+    )
+    for _ in stream(model, torch.tensor([[1, 2]]), max_new_tokens=4):
+        assert [module.training for module in model.modules()] == modes
         assert torch.is_grad_enabled()
-        assert not model.training
-        if place == 2:
-            break
-    steps.close()
+    assert during == [(False, False)] * 4
+
+
+def test_streams_side_by_side_on_one_model_give_what_each_gives_alone(model):
+    """The shorter ends while the longer one still runs; dropout stays off for it."""
+    expected = [lists(generate(model, tensors([prompt]), max_new_tokens=12)) for prompt in PROMPTS[:2]]
+    short = stream(model, tensors(PROMPTS[:1]), max_new_tokens=3)
+    long = stream(model, tensors(PROMPTS[1:2]), max_new_tokens=12)
+    found = [next(steps).tokens.item() for steps in (short, long)]
+    assert [found[0], *(step.tokens.item() for step in short)] == expected[0][0][:3]
+    assert [found[1], *(step.tokens.item() for step in long)] == expected[1][0]
     assert model.training
+
+
+def test_a_step_that_fails_restores_modes_and_gradients(model):
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    model.blocks[1].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(model, torch.tensor([[1, 2]]), max_new_tokens=4)
+    assert all(module.training for module in model.modules())
     assert torch.is_grad_enabled()
-    for _ in stream(model, torch.tensor([[1, 2]]), max_new_tokens=9):
-        break
-    assert model.training  # nothing holds the iterator any more
 
 
 PROMPT = torch.tensor([[1, 2]])
@@ -385,6 +490,40 @@ def test_bad_options_are_refused_by_the_call_itself(model, passes, options, mess
     assert passes == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 2.5}, "`max_new_tokens` must be an integer; got 2.5"),
+        ({"max_new_tokens": True}, "`max_new_tokens` must be an integer; got True"),
+        ({"temperature": 1.0, "top_k": 2.5}, "`top_k` must be an integer; got 2.5"),
+        ({"temperature": 1.0, "seed": 1.7}, "`seed` must be an integer; got 1.7"),
+        ({"temperature": 1.0, "seed": True}, "`seed` must be an integer; got True"),
+        ({"temperature": 1.0, "seed": [0.5]}, r"`seed\[0\]` must be an integer; got 0.5"),
+        ({"prefill_chunk": 1.5}, "`prefill_chunk` must be an integer; got 1.5"),
+        ({"stop_tokens": 3}, "`stop_tokens` must be a collection of token ids"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_the_call_itself(model, passes, options, message):
+    with pytest.raises(TypeError, match=message):
+        stream(model, PROMPT, **({"max_new_tokens": 1} | options))
+    assert passes == []
+
+
+def test_numpys_integers_are_integers(model):
+    numpy = pytest.importorskip("numpy")
+    options = {"max_new_tokens": 3, "top_k": 4, "seed": 5, "prefill_chunk": 1}
+    expected = lists(generate(model, PROMPT, temperature=1.0, **options))
+    same = {name: numpy.int64(value) for name, value in options.items()}
+    assert lists(generate(model, PROMPT, temperature=1.0, **same)) == expected
+
+
+def test_of_tokens_that_tie_with_the_last_of_top_k_exactly_as_many_stay_as_make_it_up(model):
+    """`filter_logits` keeps all; here the sorting of a vocabulary is saved."""
+    model.head.register_forward_hook(lambda _, inputs, logits: torch.zeros_like(logits))
+    new = generate(model, PROMPT.expand(400, 2), max_new_tokens=1, temperature=1.0, top_k=3, seed=0)
+    assert len(torch.cat(new).unique()) == 3
+
+
 def test_a_source_longer_than_the_encoder_takes_is_refused():
     sizes = {"num_layers": 1, "num_heads": 2, "ff_dim": 8}
     model = EncoderDecoder(
@@ -392,8 +531,8 @@ def test_a_source_longer_than_the_encoder_takes_is_refused():
         Decoder(9, 8, max_length=5, memory_dim=8, **sizes),
         start_token=0,
     )
-    assert len(generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=4)[0]) == 4
+    assert len(generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=5)[0]) == 5
     with pytest.raises(ValueError, match=r"at most 3 tokens each, the encoder's `max_length`; got 4"):
         generate(model, torch.tensor([[1, 2, 3, 4]]), max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"`max_length` = 5; got 1 \+ 5 tokens"):
-        generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=5)
+    with pytest.raises(ValueError, match=r"`max_length` = 5; got 1 tokens and `max_new_tokens` = 6"):
+        generate(model, torch.tensor([[1, 2, 3]]), max_new_tokens=6)

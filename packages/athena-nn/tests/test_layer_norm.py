@@ -74,6 +74,18 @@ def test_the_layer_equals_torchs_with_its_state(bias):
     assert torch.equal(ours(x), theirs(x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_made_on_meta_is_reset_to_gains_of_one_and_biases_of_zero(bias):
+    with torch.device("meta"):
+        layer = LayerNorm(6, bias=bias)
+    layer = layer.to_empty(device="cpu")
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, torch.nan)  # as what memory held before
+    layer.reset_parameters()
+    assert torch.equal(layer.weight, torch.ones(6))
+    assert torch.equal(layer.bias, torch.zeros(6)) if bias else layer.bias is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"width": 0}, "`width`"), ({"width": 3, "eps": -1.0}, "`eps`")]
 )

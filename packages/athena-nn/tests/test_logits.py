@@ -108,6 +108,11 @@ def test_bad_filters_are_refused(options, message):
         filter_logits(torch.zeros(3), **options)
 
 
+def test_a_top_k_that_is_no_integer_is_refused():
+    with pytest.raises(TypeError, match=r"`top_k` must be an integer; got 2\.5"):
+        filter_logits(torch.zeros(3), top_k=2.5)
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
 def test_penalty_equals_the_plain_reference(penalty):
     logits, seen = torch.randn(5, 11), torch.rand(5, 11) < 0.4

@@ -52,7 +52,9 @@ def test_torchs_masks_are_turned_around():
     assert torch.equal(mixed[1, 0], added)
     assert (mixed[0, 0, :, 2:] == float("-inf")).all()
     assert from_torch_masks() is None
-    with pytest.raises(ValueError, match=r"multiple|first axis of batch \* `num_heads`, 4 heads; got shape"):
+    with pytest.raises(
+        ValueError, match=r"\(batch \* num_heads, queries, keys\), with 4 heads; got \(6, 4, 5\)"
+    ):
         from_torch_masks(per_head, num_heads=4)
 
 
@@ -74,7 +76,10 @@ def test_masks_may_leave_axes_out(shape):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.ones(5, 6, dtype=torch.int64), r"boolean .* or floating point .*; got torch.int64"),
+        (
+            torch.ones(5, 6, dtype=torch.int64),
+            r"boolean .* \(2, 4, 5, 6\); got torch.int64 of shape \(5, 6\)",
+        ),
         (torch.ones(5, 7, dtype=torch.bool), r"\(2, 4, 5, 6\); got \(5, 7\)"),
         (torch.ones(4, 5, 6, dtype=torch.bool), r"got \(4, 5, 6\)"),
         (torch.ones(6, dtype=torch.bool), r"got \(6,\)"),
@@ -89,7 +94,7 @@ def test_other_masks_are_refused(mask, message):
     ("call", "message"),
     [
         (lambda: causal_mask(3, 2), "`queries` must be at most `keys` = 2; |being the last of them; got 3"),
-        (lambda: causal_mask(3, window=0), "`window` must be at least 1"),
+        (lambda: causal_mask(3, window=0), "`window` must be a whole number, at least 1"),
     ],
 )
 def test_bad_sizes_are_refused(call, message):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from athena_nn import _decoding_linear, prepare_for_decoding
+from athena_nn import Decoder, _decoding_linear, prepare_for_decoding
 from athena_nn._decoding_linear import BFloat16Linear, DecodingLinear, Int8Linear, TransposedLinear
 
 DTYPES = (None, torch.bfloat16, torch.int8)
@@ -244,11 +244,19 @@ def test_an_original_checkpoint_is_not_taken_for_a_prepared_one(weights: torch.d
     """A square weight has the same shape transposed: only its name tells them apart."""
     model = nn.Sequential(nn.Linear(16, 16))
     prepared = prepare_for_decoding(model, dtype=weights)
-    if weights == torch.bfloat16:  # laid out alike, and rounded as it loads
+    with pytest.raises(RuntimeError, match="Missing key"):
         prepared.load_state_dict(model.state_dict())
-    else:
-        with pytest.raises(RuntimeError, match="Missing key"):
-            prepared.load_state_dict(model.state_dict())
+
+
+def test_what_draws_weights_anew_finds_none(weights: torch.dtype | None) -> None:
+    """A buffer called `weight` would be drawn as a linear layer's is, and the model silently lost."""
+    layer = prepared_linear(nn.Linear(16, 16), weights)
+    assert not hasattr(layer, "weight")
+    with pytest.raises(ValueError, match="`reset_parameters` needs a model as it was built; one prepared"):
+        layer.reset_parameters()
+    decoder = Decoder(40, 16, num_layers=1, num_heads=2, ff_dim=16)
+    with pytest.raises(ValueError, match="one prepared for decoding has no parameters"):
+        prepare_for_decoding(decoder, dtype=weights).reset_parameters()
 
 
 @torch.no_grad()

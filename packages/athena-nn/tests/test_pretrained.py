@@ -374,10 +374,13 @@ def test_missing_folder_and_files(tmp_path: Path, folder: Path):
     [
         ({"model_type": "bloom"}, "must be one of gpt2, llama, mistral, qwen2; got 'bloom'"),
         ({"model_type": "absent"}, "must have `model_type`, a string"),
-        ({"hidden_size": "absent"}, "must have `hidden_size`, a whole number above 0"),
-        ({"hidden_size": "16"}, "`hidden_size` must be a whole number above 0; got '16'"),
-        ({"hidden_size": 0}, "`hidden_size` must be a whole number above 0; got 0"),
-        ({"num_hidden_layers": True}, "`num_hidden_layers` must be a whole number above 0; got True"),
+        ({"hidden_size": "absent"}, "must have `hidden_size`, a whole number from 1 to"),
+        ({"hidden_size": "16"}, r"`hidden_size` must be a whole number from 1 to 2\*\*31 - 1; got '16'"),
+        ({"hidden_size": 0}, r"`hidden_size` must be a whole number from 1 to 2\*\*31 - 1; got 0"),
+        (
+            {"num_hidden_layers": True},
+            r"`num_hidden_layers` must be a whole number from 1 to 2\*\*31 - 1; got True",
+        ),
         ({"attention_bias": 1}, "`attention_bias` must be true or false; got 1"),
         ({"hidden_act": "gelu"}, "`hidden_act` must be 'silu' for a llama; got 'gelu'"),
         ({"partial_rotary_factor": 0.5}, "`partial_rotary_factor` must be 1.0"),
@@ -409,12 +412,65 @@ def test_config_that_is_not_supported(values: dict[str, object], message: str, f
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is no JSON"), ("[1]", "must hold a JSON object; got list")]
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON that can be read: maximum recursion"),
+        ("[1]", "must hold a JSON object; got list"),
+    ],
 )
 def test_config_that_is_no_json_object(text: str, message: str, folder: Path):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 4}, r"`num_hidden_layers` must be the number of layers .*, 3; got 4\."),
+        ({"num_hidden_layers": 10**9}, r"among the tensors, 3; got 1000000000\."),
+        ({"vocab_size": 10**30}, r"`vocab_size` must be a whole number from 1 to 2\*\*31 - 1; got 10{30}\."),
+        (
+            {"vocab_size": 2**31 - 1, "hidden_size": 2**31 - 1, "head_dim": 4},
+            r"a model that cannot be built: .*overflow",
+        ),
+    ],
+)
+def test_sizes_beyond_all_bounds_are_refused_at_once(values: dict[str, object], message: str, folder: Path):
+    """Building so many layers would not end, and torch's own errors of such tensors have a C++ stack."""
+    change_config(folder, **values)
+    with pytest.raises(ValueError, match=message) as caught:
+        from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_of_a_gpt2_are_counted_without_their_prefix_too(tmp_path: Path):
+    save_pretrained(decoder(**GPT2, positions=learned()), tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({name.removeprefix("transformer."): one for name, one in load_file(path).items()}, path)
+    assert len(from_pretrained(tmp_path).blocks) == 3
+    change_config(tmp_path, n_layer=10**9)
+    with pytest.raises(ValueError, match="`n_layer` must be the number of layers among the tensors, 3"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn, "float32"])
+def test_other_dtypes_are_refused(dtype: torch.dtype, folder: Path):
+    with pytest.raises(
+        ValueError, match=rf"`dtype` must be None or one of torch\.float64, .*; got {dtype}\.$"
+    ):
+        from_pretrained(folder, dtype=dtype)
+
+
+def test_tensors_of_other_shapes_are_listed_in_the_model_s_order(folder: Path):
+    wrong = [
+        f"model.layers.{i}.{kind}_layernorm.weight" for i in range(3) for kind in ("input", "post_attention")
+    ]
+    change_tensors(folder, **{name: torch.ones(2) for name in reversed(wrong)})
+    with pytest.raises(ValueError, match="do not fit") as caught:
+        from_pretrained(folder)
+    assert [part.split()[0] for part in str(caught.value).partition("llama: ")[2].split("; ")] == wrong
 
 
 def test_tensors_that_do_not_fit_are_all_listed(folder: Path):
@@ -464,12 +520,41 @@ def test_index_with_missing_shard_or_tensor(folder: Path):
     path.write_text(json.dumps({"weight_map": {**dict.fromkeys(names, "kept.safetensors"), "x": "lost"}}))
     with pytest.raises(FileNotFoundError, match="names files that are missing: lost"):
         from_pretrained(folder)
-    path.write_text(json.dumps({"weight_map": dict.fromkeys(list(names)[1:], "kept.safetensors")}))
-    with pytest.raises(ValueError, match=f"{next(iter(names))} is missing"):
+    save_file({"y": torch.ones(1)}, folder / "other.safetensors")
+    first, *others = names
+    places = dict.fromkeys(others, "kept.safetensors")
+    path.write_text(json.dumps({"weight_map": {**places, first: "other.safetensors"}}))
+    with pytest.raises(ValueError, match=f"{first} is missing; y is unexpected"):
         from_pretrained(folder)
     path.write_text("{}")
     with pytest.raises(ValueError, match="must hold a `weight_map` from tensors to files"):
         from_pretrained(folder)
+
+
+def test_a_tensor_of_a_shard_that_the_index_does_not_name_counts(folder: Path):
+    before = from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").rename(folder / "kept.safetensors")
+    stored = load_file(folder / "kept.safetensors")
+    index = {"weight_map": dict.fromkeys(list(stored)[1:], "kept.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    torch.testing.assert_close(from_pretrained(folder).state_dict(), before, rtol=0, atol=0)
+    save_file({**stored, "adapter": torch.ones(1)}, folder / "kept.safetensors")
+    with pytest.raises(ValueError, match="adapter is unexpected"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
+def test_the_command_converts_nested_states_and_any_strides(wrapper: str | None, folder: Path):
+    before = from_pretrained(folder).state_dict()
+    state = {k: v.t().contiguous().t() for k, v in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state | {"epoch": 3}, folder / "model.pt")
+    with pytest.raises(ValueError, match="Convert them there: ") as caught:
+        from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    _, option, program = shlex.split(str(caught.value).partition("Convert them there: ")[2])
+    subprocess.run([sys.executable, option, program], cwd=folder, check=True)
+    torch.testing.assert_close(from_pretrained(folder).state_dict(), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

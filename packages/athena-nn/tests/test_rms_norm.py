@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from athena_nn import RMSNorm, rms_norm
 from athena_nn._rms_norm import _samples
@@ -185,6 +186,16 @@ def test_the_layer_holds_a_gain():
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
     x = torch.randn(2, 6)
     assert torch.equal(layer(x), rms_norm(x, torch.ones(6), 1e-3))
+
+
+def test_a_layer_made_on_meta_is_reset_to_gains_of_one():
+    with torch.device("meta"):
+        layer = RMSNorm(6)
+    layer = layer.to_empty(device="cpu")
+    nn.init.constant_(layer.weight, torch.nan)  # as what memory held before
+    layer.reset_parameters()
+    assert torch.equal(layer.weight, torch.ones(6))
+    assert layer.weight.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_nothing_to_stop_at_is_false():
     assert Stopping(1, stop_strings=["a"], decode=letters)
 
 
-@pytest.mark.parametrize("tokens", [2, [2.0], ["2"], None])
+@pytest.mark.parametrize("tokens", [2, [2.0], ["2"], [True], None])
 def test_stop_tokens_of_a_wrong_type_are_refused(tokens):
     with pytest.raises(TypeError, match="`stop_tokens` must be a collection of token ids"):
         check_stop_tokens(tokens, 10)

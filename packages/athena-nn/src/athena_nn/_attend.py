@@ -24,7 +24,8 @@ def attention_weights(q: Tensor, k: Tensor, *, mask: Tensor | None, scale: float
         return scores.softmax(dim=-1)
     scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     unseen = (scores == float("-inf")).all(dim=-1, keepdim=True)
-    return scores.masked_fill(unseen, 0).softmax(dim=-1).masked_fill(unseen, 0)
+    # what is added may be of a wider dtype than queries and keys
+    return scores.masked_fill(unseen, 0).softmax(dim=-1).masked_fill(unseen, 0).to(q.dtype)
 
 
 def attention_reference(
@@ -36,7 +37,8 @@ def attention_reference(
 
     Shape: ``q (batch, heads, queries, head_dim)``, ``k`` and ``v`` ``(batch, kv_heads, keys, head_dim)``;
     ``mask`` is boolean, True = attend, or added, and broadcasts to ``(batch, heads, queries, keys)``.
-    ``scale`` is :math:`s`, by default ``head_dim ** -0.5``. A query that may attend to nothing gets zeros.
+    ``scale`` is :math:`s`, by default ``head_dim ** -0.5``. A query that may attend to nothing gets zeros;
+    one whose mask adds the lowest finite number everywhere, instead of minus infinity, gets the mean.
     Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1. Departs from it: no.
 
     >>> q = k = v = torch.ones(1, 1, 2, 4)

@@ -139,6 +139,7 @@ class MultiHeadAttention(nn.Module):
             if positions is not None or cache is not None:
                 raise ValueError("`positions` and `cache` belong to self-attention; leave them out.")
             return self._attend_to(x, memory, mask)
+        check_alone(context, layer, mask, positions, cache)
         if context is not None:
             return self._attend_to_self(x, context, layer)
         if cache is not None:
@@ -163,8 +164,6 @@ class MultiHeadAttention(nn.Module):
 
     def _attend_to_self(self, x: Tensor, context: Context, layer: int) -> Tensor:
         q, k, v = self._heads(x, context)
-        if context.cache is not None and context.turn is not None:
-            k, v = context.cache.layers[layer].append(k, v, context.turn)
         part, extra = self._part(context), None
         if flex_helps(part, q, context, self._dropout):
             return self._merge(
@@ -192,6 +191,8 @@ class MultiHeadAttention(nn.Module):
         )
         if extra is not None:
             mask = extra if mask is None else combine(mask, extra)
+        if context.cache is not None and context.turn is not None:  # only now: nothing is refused any more
+            k, v = context.cache.layers[layer].append(k, v, context.turn)
         if part.weighs_values:
             y = self._weigh(q, k, v, mask, context, layer)
         else:
@@ -268,12 +269,22 @@ def _head_dim(embed_dim: int, num_heads: int, head_dim: int | None) -> int:
     return head_dim
 
 
+def check_alone(context: Context | None, layer: int, *inputs: object) -> None:
+    """Raises ValueError for what belongs to a shared pass without one, or the other way round."""
+    if context is None and layer != 0:
+        raise ValueError(f"`layer` needs the `context` of a model's pass; got {layer} without one.")
+    if context is not None and any(one is not None for one in inputs):
+        raise ValueError("`mask`, `positions` and `cache` are in the `context` already; leave them out.")
+
+
 def check_cache(cache: KVCache, attentions: Sequence[MultiHeadAttention]) -> None:
-    """Raises ValueError if a cache has another number of layers, or forgets what an attention looks at."""
+    """Raises ValueError if a cache has other layers or windows, or an attention is not causal."""
     if len(cache.layers) != len(attentions):
         raise ValueError(f"`cache` must have {len(attentions)} layers; got one of {len(cache.layers)}.")
     for layer, attention in zip(cache.layers, attentions, strict=True):
-        if layer.ring and (attention.window is None or attention.window > layer.slots):
+        if not attention.causal:
+            raise ValueError("`cache` needs causal attention: its later tokens are not there yet.")
+        if layer.ring and attention.window != layer.slots:
             raise ValueError(
                 f"`cache` keeps the last {layer.slots} tokens, while attention looks at "
                 f"{'all' if attention.window is None else attention.window}. Make it by `new_cache`."

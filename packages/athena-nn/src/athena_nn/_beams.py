@@ -9,12 +9,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from athena_nn._logits import check_finite_rows, check_integer
 from athena_nn._modes import evaluating
 from athena_nn._passes import (
     LanguageModel,
     as_rows,
     check_chunk,
     check_lengths,
+    check_model,
     decoder_of,
     decoder_rows,
     new_cache,
@@ -75,7 +77,7 @@ def beam_search(
 
     Returns each prompt's continuations, best first; fewer than ``num_beams`` if there are no more.
     Raises, before any work, what `generate` raises for such arguments, and ValueError for ``num_beams``
-    or ``max_new_tokens`` below 1.
+    or ``max_new_tokens`` below 1; after it, ValueError for logits that `generate` refuses.
     Source: Wu et al. 2016, arXiv:1609.08144, section 7. Departs from it: the length penalty is
     :math:`|y|^\alpha`, there is no coverage penalty, and pruning is by rank alone.
 
@@ -85,14 +87,13 @@ def beam_search(
     >>> [len(beam.tokens) for beam in beams], beams[0].score >= beams[1].score
     ([4, 4, 4], True)
     """
+    check_model(model)
+    check_integer("num_beams", num_beams, 1)
+    check_integer("max_new_tokens", max_new_tokens, 1)
     rows = as_rows(model, prompts)
     check_lengths(model, rows, max_new_tokens)
     check_chunk(prefill_chunk)
     check_stop_tokens(stop_tokens, decoder_of(model).vocabulary)
-    if num_beams < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"`num_beams` and `max_new_tokens` must be at least 1; got {num_beams} and {max_new_tokens}."
-        )
     if not isfinite(length_penalty):
         raise ValueError(f"`length_penalty` must be finite; got {length_penalty}.")
     if not isinstance(early_stopping, bool) and early_stopping != "never":
@@ -146,6 +147,7 @@ class _Search:
         self._finished_scores = torch.full_like(self._scores, float("-inf"))
         self._finished_lengths = torch.zeros(shape, dtype=torch.int64, device=device)
         self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)
+        self._finite = torch.ones(batch, dtype=torch.bool, device=device)
         self._first_rows = torch.arange(batch, device=device)[:, None] * num_beams
 
     @property
@@ -165,6 +167,7 @@ class _Search:
         # enough for as many that do not end, even if all beams' most probable tokens are stop tokens
         most = min((len(self._stop_tokens) + 1) * num_beams, total[0].numel())
         scores, index = total.flatten(1).topk(most, dim=-1)
+        self._finite &= ~(self._open[:, 0] & scores[:, 0].isnan())  # NaN comes first
         parents, tokens = index // total.shape[-1], index % total.shape[-1]
         extended = self._running.gather(1, parents[..., None].expand(-1, -1, self._max_length))
         extended[:, :, self._length] = tokens
@@ -196,6 +199,7 @@ class _Search:
         return self._scores[:, :1] / length**self._penalty > worst
 
     def results(self) -> list[list[Beam]]:
+        check_finite_rows(self._finite)
         rows = zip(
             self._finished, self._finished_lengths.tolist(), self._finished_scores.tolist(), strict=True
         )

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
-from athena_nn._attention import MultiHeadAttention
+from athena_nn._attention import MultiHeadAttention, check_alone, check_cache
 from athena_nn._cache import KVCache
 from athena_nn._context import Context
 from athena_nn._drop_path import DropPath
@@ -146,8 +146,13 @@ class TransformerBlock(nn.Module):
                 if self.cross_attention is None
                 else "`memory` is missing: this block was built with `memory_dim`, to look at one."
             )
+        if memory is None and memory_mask is not None:
+            raise ValueError("`memory_mask` is given without a `memory`.")
+        check_alone(context, layer, mask, positions, cache)
         if context is not None:
             return self._run(x, memory, memory_mask, context, layer)
+        if cache is not None:
+            check_cache(cache, [self.attention])
         context = Context(x.shape[0], x.shape[1], x.device, positions=positions, mask=mask, cache=cache)
         x = self._run(x, memory, memory_mask, context, layer)
         context.close()

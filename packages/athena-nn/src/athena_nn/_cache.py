@@ -118,7 +118,9 @@ class KVCache:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {size}.")
-        windows = [window] * num_layers if window is None or isinstance(window, int) else list(window)
+        if not dtype.is_floating_point:
+            raise ValueError(f"`dtype` must be a floating-point dtype; got {dtype}. For 8 bits, `int8=True`.")
+        windows = list(window) if isinstance(window, Sequence) else [window] * num_layers
         if len(windows) != num_layers:
             raise ValueError(f"`window` must name one for each of {num_layers} layers; got {len(windows)}.")
         for one in windows:
@@ -132,6 +134,7 @@ class KVCache:
             for one in windows
         ]
         self.memory: list[tuple[Tensor, Tensor]] = []
+        self._unfinished = False
         self.memory_mask: Tensor | None = None
         # the lengths, where the device need not be asked; None: not known
         self._host: list[int] | None = None if is_compiling() else [0] * batch
@@ -172,6 +175,10 @@ class KVCache:
         """
         if batch != self.batch:
             raise ValueError(f"`cache` holds {self.batch} rows; got tokens of {batch}. Make one for {batch}.")
+        if any(layer.ring for layer in self.layers):  # others only write where nobody has looked yet
+            if self._unfinished:
+                raise ValueError("`cache`: a pass has failed half way and overwritten tokens; `reset()` it.")
+            self._unfinished = True
         if is_compiling():
             if any(layer.grows for layer in self.layers):
                 raise ValueError("`cache` must have a `capacity` to be used in a compiled graph; it grows.")
@@ -195,6 +202,7 @@ class KVCache:
         """Count the tokens of a pass that has gone through all layers."""
         self.lengths.add_(turn.time if turn.counts is None else turn.counts)
         self._host = turn.ends
+        self._unfinished = False
 
     def _assert_room(self, gained: int | Tensor) -> None:
         if self.capacity is not None:
@@ -217,13 +225,31 @@ class KVCache:
             self.memory_mask = self.memory_mask.index_select(0, rows)
         self._host = None
 
-    def continue_from(self, lengths: Tensor) -> None:
-        """Say how many tokens each row holds, ``(batch,)``; those beyond are forgotten."""
-        self.lengths = lengths
-        self._host = None
-
     def reset(self) -> Self:
-        """Forget all tokens; nothing is freed."""
+        """Forget all tokens, finite or not; nothing is freed.
+
+        >>> cache = KVCache(num_layers=1, batch=2, num_kv_heads=1, head_dim=2, capacity=8)
+        >>> cache.reset().lengths
+        tensor([0, 0])
+        """
         self.lengths.zero_()
-        self._host = [0] * self.batch
+        for layer in self.layers:
+            layer.clear()
+        self._host, self._unfinished = [0] * self.batch, False
         return self
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds: each layer's keys and values, and their scales in 8 bits."""
+        return [part for layer in self.layers for part in layer.tensors()]
+
+    def adopt(self, lengths: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Go on from copies of ``lengths (batch,)`` and of what `tensors` gave of a cache made alike.
+
+        >>> made = {"num_layers": 1, "batch": 1, "num_kv_heads": 1, "head_dim": 2, "capacity": 8}
+        >>> cache, other = KVCache(**made), KVCache(**made)
+        >>> cache.adopt(other.lengths, other.tensors())
+        """
+        rest = iter(tensors)
+        for layer in self.layers:
+            layer.adopt(rest)
+        self.lengths, self._host, self._unfinished = lengths.clone(), None, False

@@ -119,7 +119,18 @@ class LayerCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for store in (self.keys, self.values) for part in store.parts)
+        return sum(part.nbytes for part in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.keys.parts, *self.values.parts]
+
+    def adopt(self, tensors: Iterator[Tensor]) -> None:
+        for store in (self.keys, self.values):
+            store.parts = [next(tensors).clone() for _ in store.parts]
+
+    def clear(self) -> None:
+        for part in self.tensors():
+            part.zero_()
 
     def select(self, rows: Tensor) -> None:
         for store in (self.keys, self.values):

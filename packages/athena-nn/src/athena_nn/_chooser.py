@@ -9,6 +9,8 @@ from torch import Tensor
 
 from athena_nn._logits import (
     check_filters,
+    check_finite_rows,
+    check_integer,
     check_penalty,
     draw_tokens,
     filter_logits,
@@ -18,19 +20,20 @@ from athena_nn._logits import (
 
 
 class Chooser:
-    """Takes the most probable token of each row, or draws one; counts what has occurred if that matters.
+    """Takes the most probable token of each row, or draws one; notes what has occurred if that matters.
 
     Args:
         rows: what the decoder begins with.
         vocabulary: number of token ids.
         temperature, top_k, top_p, min_p, repetition_penalty, seed: as in `generate`.
 
-    Shape: ``(batch, vocabulary) -> (batch,)``, int64.
-    Raises ValueError for options outside their ranges, and those that would do nothing.
+    Shape: logits ``(batch, vocabulary)``, and which rows have ended, ``(batch,)``, -> ``(batch,)``, int64.
+    Raises ValueError for options outside their ranges, and those that would do nothing; TypeError for a
+    ``top_k`` or ``seed`` that is no integer.
 
     >>> choose = Chooser([torch.tensor([0])], 3, temperature=0.0, repetition_penalty=4.0)
-    >>> logits = torch.tensor([[3.0, 2.0, 1.0]])
-    >>> [choose(logits).item() for _ in range(3)]
+    >>> logits, done = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([False])
+    >>> [choose(logits, done).item() for _ in range(3)]
     [1, 2, 0]
     """
 
@@ -57,18 +60,29 @@ class Chooser:
         self._temperature, self._top_k, self._top_p, self._min_p = temperature, top_k, top_p, min_p
         self._generators = [] if temperature == 0 else _generators(seed, len(rows), rows[0].device)
         self._penalty = repetition_penalty
+        self._zeros = torch.zeros(len(rows), device=rows[0].device)
         self._seen: Tensor | None = None
         if repetition_penalty != 1:
             self._seen = torch.zeros(len(rows), vocabulary, dtype=torch.bool, device=rows[0].device)
             for seen, row in zip(self._seen, rows, strict=True):
                 seen[row] = True
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        if self._seen is None:
-            return self._choose(logits)
-        tokens = self._choose(penalize_repetition(logits, self._seen, self._penalty))
-        self._seen.scatter_(1, tokens[:, None], True)
+    def __call__(self, logits: Tensor, done: Tensor) -> Tensor:
+        if self._seen is not None:
+            logits = penalize_repetition(logits, self._seen, self._penalty)
+        tokens = self._choose(logits)
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+        # 0 unless a logit is NaN or the largest is infinite: then such a one is chosen
+        self._zeros += (0 * logits.gather(1, tokens[:, None])[:, 0]).masked_fill(done, 0)
         return tokens
+
+    def check(self) -> None:
+        """Raise ValueError if a row that had not ended met logits that were not finite.
+
+        Looking makes the host wait for the device: once, at the end, not at every step.
+        """
+        check_finite_rows(self._zeros == 0)
 
     def _choose(self, logits: Tensor) -> Tensor:
         if self._temperature == 0:
@@ -90,11 +104,17 @@ def _generators(seed: int | Sequence[int] | None, batch: int, device: torch.devi
         for generator in generators:
             generator.seed()
         return generators
-    seeds = list(seed) if isinstance(seed, Sequence) else row_seeds(int(seed), batch)
+    if isinstance(seed, Sequence):
+        seeds = list(seed)
+        for row, one in enumerate(seeds):
+            check_integer(f"seed[{row}]", one)
+    else:
+        check_integer("seed", seed)
+        seeds = row_seeds(int(seed), batch)
     if len(seeds) != batch:
         raise ValueError(
             f"`seed` must be an integer or name one for each of {batch} prompts; got {len(seeds)}."
         )
     for generator, one in zip(generators, seeds, strict=True):
-        generator.manual_seed(one)
+        generator.manual_seed(int(one))
     return generators

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from athena_nn._cache import KVCache, Turn
 from athena_nn._masks import check_mask, combine, visible
@@ -29,6 +30,8 @@ class Context:
         mask: who may attend to whom, beside causality and windows.
         cache: keys and values of earlier tokens.
         counts: ``(batch,)``, how many tokens of each row are real; they come first.
+        order: places in the sequence, by which causality and windows go, ``(batch, time)``; by default that
+            of the tensor.
     """
 
     def __init__(
@@ -42,21 +45,24 @@ class Context:
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         counts: Tensor | None = None,
+        order: Tensor | None = None,
     ) -> None:
         if cache is not None and positions is not None:
             raise ValueError(
                 "`positions` and `cache` exclude each other: a cache goes on where each row ends."
             )
-        if positions is not None and positions.shape not in ((time,), (batch, time)):
-            raise ValueError(
-                f"`positions` must have shape {(time,)} or {(batch, time)}; got {tuple(positions.shape)}."
-            )
+        if positions is not None:
+            check_position_ids(positions, batch, time)
+        if mask is not None and cache is not None and any(layer.ring for layer in cache.layers):
+            raise ValueError("`mask` and a cache of a sliding window exclude each other: its keys move.")
         self.batch, self.time = batch, time
         self.part = NO_POSITIONS if part is None else part
         self.mask = mask
         self.cache = cache
         self.turn: Turn | None = None if cache is None else cache.open(batch, time, counts)
-        self.order = torch.arange(time, device=device) if self.turn is None else self.turn.order()
+        if order is None:
+            order = torch.arange(time, device=device) if self.turn is None else self.turn.order()
+        self.order = order
         self.positions = self._own_positions(counts) if positions is None else positions
         self._phases: dict[Any, tuple[Tensor, Tensor] | None] = {}
         self._visibility: dict[Any, tuple[Tensor | None, bool]] = {}
@@ -129,22 +135,18 @@ class Context:
             mask = visible(self.order, key_order, causal=causal, window=window)
             mask = mask[:, None] if mask.ndim == 3 else mask[None, None]
         if self.mask is not None:
-            if self.cache is not None and self.cache.layers[layer].ring:
-                raise ValueError("`mask` and a cache of a sliding window exclude each other: its keys move.")
             keys = self.key_positions(layer).shape[-1]
             extra = check_mask(self.mask, batch=self.batch, heads=heads, queries=self.time, keys=keys)
             mask = extra if mask is None else combine(mask, extra)
         if bias is not None:
             bias = bias[None] if bias.ndim == 3 else bias
             mask = bias if mask is None else combine(mask, bias)
-        if mask is not None and mask.dtype != torch.bool and mask.device.type != "cpu":
-            mask = mask.to(dtype)  # only the CPU's kernels take what is added in full precision
-        return mask, False
+        return (mask if mask is None or mask.dtype == torch.bool else _fitting(mask, dtype)), False
 
     def _all_count(self, layer: int, causal: bool, window: int | None) -> bool:
         """Whether order hides no key from any query."""
         if self.turn is None or self.cache is None:
-            return not causal and (window is None or window >= self.time)
+            return not causal and self._reaches(window)
         if self.turn.start is None or self.turn.counts is not None or not self.turn.single:
             return False
         return window is None or window > self.turn.start or self.cache.layers[layer].ring
@@ -152,9 +154,29 @@ class Context:
     def _plainly_causal(self, causal: bool, window: int | None) -> bool:
         """Whether queries are the keys, each seeing itself and those before it."""
         alone = self.turn is None or (self.turn.start == 0 and not self.turn.single)
-        return causal and alone and self.mask is None and (window is None or window >= self.time)
+        return causal and alone and self.mask is None and self._reaches(window)
+
+    def _reaches(self, window: int | None) -> bool:
+        """Whether a window hides nothing; never while exporting, whose graph must serve any number."""
+        return window is None or (not is_exporting() and window >= self.time)
 
     def close(self) -> None:
         """After the last block: count the tokens that the cache has gained."""
         if self.cache is not None and self.turn is not None:
             self.cache.close(self.turn)
+
+
+def check_position_ids(positions: Tensor, batch: int, time: int) -> None:
+    """Raises ValueError unless they are integers, for all rows alike or for each."""
+    if positions.dtype not in (torch.int64, torch.int32) or positions.shape not in ((time,), (batch, time)):
+        raise ValueError(
+            f"`positions` must be int64 or int32 of shape {(time,)} or {(batch, time)}; "
+            f"got {positions.dtype} of shape {tuple(positions.shape)}."
+        )
+
+
+def _fitting(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores, in a dtype that torch's kernels take beside queries of ``dtype``."""
+    if mask.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        return mask.float()  # the CPU's kernels keep it in full precision
+    return mask.to(dtype)

@@ -48,6 +48,10 @@ def linear_cross_entropy(
             gradients of zero, as in `torch.nn.functional.cross_entropy`.
         label_smoothing: :math:`\alpha`, spread over the whole vocabulary.
 
+    Under `torch.compile` the chunks are unrolled. With dynamic sizes one graph serves all numbers of rows
+    that fit one chunk, and beyond it one serves each doubling, as the number of chunks is then a power of
+    two.
+
     All logits at once are held after all under `torch.func` transforms, forward-mode differentiation,
     and where the gradient's own gradient is wanted.
 
@@ -192,19 +196,33 @@ def _forward(
     index = torch.where(kept, index, 0).long()
     losses = torch.empty_like(kept, dtype=wide)
     gradients = _Gradients(needed, rows, weight, bias, wide)
-    size = min(len(rows), max(_ROWS, _LOGITS // max(1, len(weight))))
-    buffer = rows.new_empty(size, len(weight), dtype=wide)
+    (length, _), vocabulary = rows.shape, weight.shape[0]  # `len` would make a compiler's sizes constants
+    chunks = _chunks(length, vocabulary)
+    size = -(-length // chunks)
+    buffer = rows.new_empty(size, vocabulary, dtype=wide)
     with torch.autocast(device, enabled=False):
-        for start in range(0, len(rows), size or 1):
-            chunk = slice(start, start + size)
+        for number in range(chunks):
+            end = (number + 1) * size if number + 1 < chunks else None  # to compare it makes a graph for each
+            chunk = slice(number * size, end)
             h = torch.where(kept[chunk], rows[chunk].to(narrow), 0)  # what is ignored may not be finite
-            logits = _logits(h, words, bias, buffer[: len(h)])
+            logits = _logits(h, words, bias, buffer[: h.shape[0]])
             losses[chunk] = _losses(logits, index[chunk], label_smoothing, slopes=any(needed))
             if any(needed):
                 gradients.add(chunk, logits, h, words, kept[chunk])
     count = kept.sum() if reduction == "mean" else kept.new_ones((), dtype=torch.long)
     loss = torch.where(kept, losses, 0).sum() / count
     return loss, (gradients.hidden, gradients.weight, gradients.bias, count)
+
+
+def _chunks(rows: int, vocabulary: int) -> int:
+    """How many chunks. A compiler unrolls them: to double them makes few graphs, and half as large chunks."""
+    most = max(_ROWS, _LOGITS // max(1, vocabulary))
+    if not is_compiling():
+        return max(1, -(-rows // most))
+    chunks = 1
+    while chunks * most < rows:
+        chunks *= 2
+    return chunks
 
 
 def _logits(h: Tensor, words: Tensor, bias: Tensor | None, buffer: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from athena_nn._attention import check_cache
 from athena_nn._block import BlockOptions
 from athena_nn._cache import KVCache
-from athena_nn._context import Context
+from athena_nn._context import Context, check_position_ids
 from athena_nn._cross_entropy import linear_cross_entropy
 from athena_nn._masks import padding_mask
 from athena_nn._positions import Positions
@@ -41,14 +41,15 @@ class Decoder(Stack):
 
     - ``padding (batch, time)``: True where a token is real, on whichever side of a row. A row means what its
       real tokens mean alone; logits elsewhere mean nothing.
-    - ``mask``: that of `MultiHeadAttention`, beside causality; not together with ``padding``.
+    - ``mask``: that of `MultiHeadAttention`, beside causality; not together with ``padding``. Beside a cache
+      its keys are the tokens that the cache holds after this pass; under a compiler, all its slots.
     - ``positions``: ``(time,)`` or ``(batch, time)``, by default 0, 1, 2, ... along a row's real tokens.
     - ``memory (batch, keys, memory_dim)`` and ``memory_padding (batch, keys)``: what cross-attention sees.
     - ``cache``: the rows' earlier tokens, as `new_cache` makes it. Each row goes on at its own length.
 
     Raises ValueError for sizes that do not fit, a sequence longer than ``max_length``, more tokens than a
     cache takes, and on the CPU for a token id outside the vocabulary. On an accelerator such an id is the
-    device's own assertion: looking would make the host wait at every call.
+    device's own assertion: looking would make the host wait at every call. So it is in a compiled graph.
 
     Weights start as in GPT-2 (Radford et al. 2019, section 2.3): normal with standard deviation 0.02,
     projections onto the stream divided by :math:`\sqrt{2N}` for :math:`N` blocks; biases 0, gains 1.
@@ -131,7 +132,12 @@ class Decoder(Stack):
         memory_padding: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """What `forward` projects onto the vocabulary, ``(batch, time, embed_dim)``."""
+        """What `forward` projects onto the vocabulary, ``(batch, time, embed_dim)``.
+
+        >>> model = Decoder(256, 32, num_layers=1, num_heads=4, ff_dim=64)
+        >>> model.hidden(torch.randint(256, (2, 9))).shape
+        torch.Size([2, 9, 32])
+        """
         self._check(tokens, padding)
         if cache is not None:
             check_cache(cache, [block.attention for block in self.layers()])
@@ -145,6 +151,7 @@ class Decoder(Stack):
             counts = padding.sum(dim=1)
             tokens = tokens.masked_fill(~padding, 0).gather(1, first)
             if positions is not None:
+                check_position_ids(positions, *tokens.shape)
                 positions = positions.expand_as(first).gather(1, first)
         context = Context(
             tokens.shape[0],
@@ -167,8 +174,8 @@ class Decoder(Stack):
     def loss(self, tokens: Tensor, targets: Tensor, *, ignore_index: int = -100, **inputs: Tensor) -> Tensor:
         """Mean cross-entropy of ``targets``, in nats, without ever holding all logits.
 
-        Shape: ``tokens`` and ``targets`` ``(batch, time)`` -> scalar; targets of ``ignore_index`` do not
-        count. ``inputs`` are those of ``forward``. See `linear_cross_entropy`.
+        Shape: ``tokens`` and ``targets`` ``(batch, time)`` -> scalar; targets of ``ignore_index``, and at
+        padding, do not count. ``inputs`` are those of ``forward``. See `linear_cross_entropy`.
 
         >>> model = Decoder(256, 32, num_layers=1, num_heads=4, ff_dim=64)
         >>> tokens = torch.randint(256, (2, 9))
@@ -179,9 +186,9 @@ class Decoder(Stack):
                 "`loss` needs a model as it was built; one prepared for decoding has no gradients."
             )
         x = self.hidden(tokens, **inputs)  # type: ignore[arg-type]
-        return linear_cross_entropy(
-            x.flatten(0, 1), self.head.weight, targets.flatten(), ignore_index=ignore_index
-        )
+        if "padding" in inputs:
+            targets = targets.masked_fill(~inputs["padding"], ignore_index)
+        return linear_cross_entropy(x, self.head.weight, targets, ignore_index=ignore_index)
 
     def new_cache(
         self,
@@ -198,6 +205,10 @@ class Decoder(Stack):
         Layers with a window keep no more than it. ``dtype`` is by default that of the embeddings. With a
         ``memory``, its keys and values are computed here, once, and later passes need it no more.
         """
+        if capacity is not None and self.max_length is not None and capacity > self.max_length:
+            raise ValueError(
+                f"`capacity` must be at most the model's `max_length` = {self.max_length}; got {capacity}."
+            )
         attentions = [block.attention for block in self.layers()]
         weight = self.embedding.weight
         cache = KVCache(
@@ -211,10 +222,10 @@ class Decoder(Stack):
             dtype=weight.dtype if dtype is None else dtype,
             device=weight.device,
         )
-        if memory is not None:
+        if memory is not None or memory_padding is not None:
             _, cache.memory_mask = self._memory(memory, memory_padding, None)
             crosses = [block.cross_attention for block in self.layers()]
-            cache.memory = [cross.memory_heads(memory) for cross in crosses if cross is not None]
+            cache.memory = [cross.memory_heads(memory) for cross in crosses if cross and memory is not None]
         return cache
 
     def _memory(
@@ -222,8 +233,8 @@ class Decoder(Stack):
     ) -> tuple[Sequence[Memory] | None, Tensor | None]:
         """What each block's cross-attention sees, and which of it counts."""
         if cache is not None and cache.memory:
-            if memory is not None:
-                raise ValueError("`memory` is in the `cache` already; leave it out.")
+            if memory is not None or padding is not None:
+                raise ValueError("`memory` and its padding are in the `cache` already; leave them out.")
             return cache.memory, cache.memory_mask
         if (memory is None) != (self.layers()[0].cross_attention is None):
             raise ValueError(
@@ -232,6 +243,10 @@ class Decoder(Stack):
                 else "`memory` is missing: this decoder was built with `memory_dim`, to look at one."
             )
         if memory is None:
+            if padding is not None:
+                raise ValueError("`memory_padding` is given without a `memory`.")
             return None, None
-        check_padding(padding, memory)
+        if memory.ndim != 3:
+            raise ValueError(f"`memory` must have shape (batch, keys, width); got {tuple(memory.shape)}.")
+        check_padding(padding, memory, name="memory_padding")
         return [memory] * len(self.blocks), None if padding is None else padding_mask(padding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,8 @@ _packed_mm = getattr(torch, "_weight_int8pack_mm", None)  # private in torch, he
 class DecodingLinear(nn.Module):
     r"""A linear layer without parameters: :math:`y = x W^\top + b`, ``W`` stored as a subclass likes it.
 
-    Gradients flow to inputs, where asked for, and never to the weights, which are buffers.
+    Gradients flow to inputs, where asked for, and never to the weights, which are buffers. None is called
+    ``weight``, so that what draws or changes the weights of linear layers does not find them.
 
     Shape: ``(..., in_features) -> (..., out_features)``, in the dtype of the input.
     """
@@ -44,6 +46,13 @@ class DecodingLinear(nn.Module):
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
         """``x W^T`` in the dtype of ``x``."""
+
+    def reset_parameters(self) -> NoReturn:
+        """Raises ValueError: there is nothing to draw."""
+        raise ValueError(
+            "`reset_parameters` needs a model as it was built; one prepared for decoding has no parameters "
+            "to draw. Reset the model it came from, and prepare that again."
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x)
@@ -89,17 +98,17 @@ class BFloat16Linear(DecodingLinear):
     True
     """
 
-    weight: Tensor
+    rounded: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        self.register_buffer("weight", linear.weight.detach().to(torch.bfloat16, copy=True))
+        self.register_buffer("rounded", linear.weight.detach().to(torch.bfloat16, copy=True))
 
     def product(self, x: Tensor) -> Tensor:
-        narrow = x.to(self.weight.dtype)
+        narrow = x.to(self.rounded.dtype)
         if _is_few(x, self.in_features, 1):  # the general product repacks the weight at each call
-            return torch.mv(self.weight, narrow.reshape(-1)).to(x.dtype).view(*x.shape[:-1], -1)
-        return F.linear(narrow, self.weight).to(x.dtype)
+            return torch.mv(self.rounded, narrow.reshape(-1)).to(x.dtype).view(*x.shape[:-1], -1)
+        return F.linear(narrow, self.rounded).to(x.dtype)
 
 
 class Int8Linear(DecodingLinear):

@@ -24,7 +24,7 @@ class DecodingStep(nn.Module):
 
     Shape: ``tokens (batch, time)``, ``lengths (batch,)`` and the tensors of ``state``, as `empty` makes
     them -> logits ``(batch, time, vocabulary)``, and the new lengths and state.
-    Raises ValueError for a decoder that attends to a memory, or a capacity below 1.
+    Raises ValueError for a decoder that attends to a memory, or a capacity below 2.
 
     >>> model = Decoder(50, 16, num_layers=1, num_heads=2, ff_dim=16)
     >>> step = DecodingStep(model, capacity=8)
@@ -40,8 +40,8 @@ class DecodingStep(nn.Module):
             raise ValueError(
                 "`model` must be a decoder without `memory_dim`: its memory is no part of a step."
             )
-        if capacity < 1:
-            raise ValueError(f"`capacity` must be at least 1; got {capacity}.")
+        if capacity < 2:
+            raise ValueError(f"`capacity` must be at least 2; got {capacity}.")
         self.model = model
         self.capacity = capacity
         self.int8 = int8
@@ -50,7 +50,7 @@ class DecodingStep(nn.Module):
     def empty(self, batch: int) -> tuple[Tensor, list[Tensor]]:
         """Lengths and state of rows that hold no token."""
         cache = self._cache(batch)
-        return cache.lengths, [part for store in _stores(cache) for part in store.parts]
+        return cache.lengths, cache.tensors()
 
     def dynamic_shapes(self, batch: int = 1024) -> tuple:
         """What `torch.export.export` and ``torch.onnx.export`` are told: up to so many rows, any number of
@@ -63,16 +63,9 @@ class DecodingStep(nn.Module):
         self, tokens: Tensor, lengths: Tensor, state: list[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         cache = self._cache(tokens.shape[0])
-        rest = list(state)
-        for store in _stores(cache):
-            store.parts = [rest.pop(0).clone() for _ in store.parts]
-        cache.continue_from(lengths.clone())
+        cache.adopt(lengths, state)
         logits = self.model(tokens, cache=cache)
-        return logits, cache.lengths, [part for store in _stores(cache) for part in store.parts]
+        return logits, cache.lengths, cache.tensors()
 
     def _cache(self, batch: int) -> KVCache:
         return self.model.new_cache(batch, capacity=self.capacity, int8=self.int8)
-
-
-def _stores(cache: KVCache) -> list:
-    return [store for layer in cache.layers for store in (layer.keys, layer.values)]

@@ -75,6 +75,8 @@ class Encoder(Stack):
             checkpoint=checkpoint,
             **block,
         )
+        if block.get("memory_dim") is not None:
+            raise ValueError("`memory_dim` belongs to a decoder: an encoder attends to its own tokens alone.")
         self.reset_parameters()
 
     def forward(
@@ -88,14 +90,17 @@ class Encoder(Stack):
         self._check(tokens, padding)
         batch, time = tokens.shape
         self._check_length(time)
+        order = None
         if padding is not None:
             tokens = tokens.masked_fill(~padding, 0)  # padding may hold any id
-            if positions is None:
-                positions = (padding.cumsum(dim=1) - 1).clamp(min=0)
+            order = (padding.cumsum(dim=1) - 1).clamp(min=0)
+            positions = order if positions is None else positions
             if mask is not None:
                 heads = self.layers()[0].attention.num_heads
                 mask = check_mask(mask, batch=batch, heads=heads, queries=time, keys=time)
             real = padding_mask(padding)
             mask = real if mask is None else combine(mask, real)
-        context = Context(batch, time, tokens.device, part=self.positions, positions=positions, mask=mask)
+        context = Context(
+            batch, time, tokens.device, part=self.positions, positions=positions, mask=mask, order=order
+        )
         return self._run(tokens, context)

@@ -15,6 +15,7 @@ from athena_nn._passes import (
     as_rows,
     check_chunk,
     check_lengths,
+    check_model,
     decoder_of,
     decoder_rows,
     new_cache,
@@ -64,12 +65,14 @@ def generate(
     For an `EncoderDecoder` the prompts are the sources, and decoding begins with its start token.
 
     Args:
-        model: what predicts the next token.
+        model: what predicts the next token. A compiled one has its decoder's `hidden` compiled, which
+            each pass calls; what `model.compile()` compiles is `forward`, and is not called here.
         prompts: token ids, one tensor ``(time,)`` a row, of any lengths; or rows of equal length,
             ``(batch, time)``.
         max_new_tokens: most tokens that a row gains.
         temperature: 0 takes the most probable token; above it, tokens are drawn from `filter_logits`.
-        top_k, top_p, min_p: as in `filter_logits`; only for a temperature above 0.
+        top_k, top_p, min_p: as in `filter_logits`, only for a temperature above 0; but of tokens that tie
+            with the last of the ``top_k``, as many stay as make up ``top_k`` exactly.
         repetition_penalty: as in `penalize_repetition`, over the decoder's prompt and the new tokens.
         stop_tokens: a row ends with the first of these, which is part of what is returned.
         stop_strings: a row ends with the token that completes the first of these in its new text.
@@ -82,9 +85,11 @@ def generate(
 
     Shape: a list of int64 tensors, the new tokens of each row, on the prompts' device.
 
-    Raises, before any work, TypeError for prompts that are no integer tensors; ValueError for an empty
-    prompt, a token id outside the vocabulary, more tokens than the model's ``max_length``, options
-    outside their ranges, and options that would do nothing.
+    Raises, before any work, TypeError for another model, one wrapped by `torch.compile`, prompts that are
+    no integer tensors, and options of another type; ValueError for an empty prompt, a token id
+    outside the vocabulary, a prompt and all new tokens but the last beyond the model's ``max_length``,
+    options outside their ranges, and options that would do nothing. After it, ValueError if logits
+    were NaN or infinite (minus infinity, which excludes a token, is none of these).
     Source: none; each filter names its own. Departs from it: no.
 
     >>> from athena_nn import Decoder
@@ -138,15 +143,17 @@ def stream(
 ) -> Iterator[Step]:
     """Yield each step's tokens as soon as they are known; arguments and errors are `generate`'s.
 
-    Errors are raised by the call, before the first step. The model is in evaluation mode from the first
-    step until the iterator ends or is closed, as leaving a loop over it does; gradients are off only
-    within a step.
+    Errors are raised by the call, before the first step; that of logits that are not finite comes after the
+    last. The model is in evaluation mode, and gradients are off, only while a step is computed: between
+    steps it is as it was, and other streams may run on it. Streams of several threads need a model that
+    is in evaluation mode already.
 
     >>> from athena_nn import Decoder
     >>> model = Decoder(256, 32, num_layers=1, num_heads=4, ff_dim=64)
     >>> [step.tokens.shape for step in stream(model, torch.tensor([[72, 105]]), max_new_tokens=2)]
     [torch.Size([1]), torch.Size([1])]
     """
+    check_model(model)
     rows = as_rows(model, prompts)
     check_lengths(model, rows, max_new_tokens)
     check_chunk(prefill_chunk)
@@ -169,9 +176,7 @@ def stream(
     )
 
 
-# Around a generator, gradients are off while it runs and back on wherever it yields. Inference mode would
-# save a twentieth of a step, but what a model keeps from it could not be trained with later.
-@torch.no_grad()
+# Inference mode would save a twentieth of a step, but what a model keeps from it could not be trained with.
 def _steps(
     model: LanguageModel,
     rows: list[Tensor],
@@ -186,16 +191,19 @@ def _steps(
         return
     decoder, begun = decoder_of(model), decoder_rows(model, rows)
     done = torch.zeros(len(rows), dtype=torch.bool, device=rows[0].device)
-    with evaluating(model):
+    evaluation = evaluating(model)
+    with evaluation:
         cache = new_cache(model, rows, max_new_tokens=max_new_tokens, int8=int8)
         logits = prefill(decoder, begun, cache, chunk)
-        for left in reversed(range(max_new_tokens)):
-            tokens = choose(logits)
-            shown = tokens.masked_fill(done, -1) if any(stopping.done) else tokens
-            if stopping and stopping.update(tokens.tolist()):
-                done = torch.tensor(stopping.done, device=done.device)
-            yield Step(shown, done)
-            if not left or all(stopping.done):
-                return
-            # rows that are done go on too, unseen, so that no shape changes
+    for left in reversed(range(max_new_tokens)):
+        tokens = choose(logits, done)
+        shown = tokens.masked_fill(done, -1) if any(stopping.done) else tokens
+        if stopping and stopping.update(tokens.tolist()):
+            done = torch.tensor(stopping.done, device=done.device)
+        yield Step(shown, done)
+        if not left or all(stopping.done):
+            break
+        # rows that are done go on too, unseen, so that no shape changes
+        with evaluation:
             logits = step(decoder, tokens, cache)
+    choose.check()

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 
+def check_integer(name: str, value: object, least: int | None = None) -> None:
+    """Raise TypeError unless a value is an integer, which True is not; ValueError if it is too low."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+
+
 def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
-    """Raise ValueError for an option of `filter_logits` outside its range."""
+    """Raise ValueError for an option of `filter_logits` outside its range, TypeError for no whole `top_k`."""
     if not 0 < temperature < float("inf"):
         raise ValueError(f"`temperature` must be finite and above 0; got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"`top_k` must be at least 1, or None for all; got {top_k}.")
+    if top_k is not None:
+        check_integer("top_k", top_k, 1)
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must lie in (0, 1], or be None for all; got {top_p}.")
     if min_p is not None and not 0 <= min_p <= 1:
@@ -49,7 +58,7 @@ def filter_logits(
         min_p: the least probability, as a fraction of the largest; None means any.
 
     Shape: ``(..., vocabulary) -> (..., vocabulary)``, float32, excluded tokens at minus infinity.
-    Raises ValueError for options outside their ranges.
+    Raises ValueError for options outside their ranges, TypeError for a ``top_k`` that is no integer.
     Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751,
     equations 2 and 3 (top-p); Nguyen et al. 2024, arXiv:2407.01082, section 3 (min-p). Departs from
     them: no.
@@ -126,6 +135,15 @@ def draw_tokens(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor
     for row, generator in zip(noise, generators, strict=True):
         row.exponential_(generator=generator)
     return (logits - noise.log_()).argmax(dim=-1)
+
+
+def check_finite_rows(finite: Tensor) -> None:
+    """Raise ValueError unless each row's largest logits were finite, ``(batch,)``."""
+    if not finite.all():
+        raise ValueError(
+            "`model` must predict finite logits; got NaN or infinite ones after prompts "
+            f"{(~finite).nonzero()[:, 0].tolist()}. Look for such weights, or compute in a wider dtype."
+        )
 
 
 def row_seeds(seed: int, batch: int) -> list[int]:

@@ -97,10 +97,10 @@ def from_torch_masks(
     """
     mask = None
     if attn_mask is not None:
-        if attn_mask.ndim == 3 and attn_mask.shape[0] % num_heads:
+        if attn_mask.ndim not in (2, 3) or (attn_mask.ndim == 3 and attn_mask.shape[0] % num_heads):
             raise ValueError(
-                f"`attn_mask` must have a first axis of batch * `num_heads`, {num_heads} heads; "
-                f"got shape {tuple(attn_mask.shape)}."
+                f"`attn_mask` must have shape (queries, keys) or (batch * num_heads, queries, keys), with "
+                f"{num_heads} heads; got {tuple(attn_mask.shape)}."
             )
         mask = attn_mask[None, None] if attn_mask.ndim == 2 else attn_mask.unflatten(0, (-1, num_heads))
         mask = ~mask if mask.dtype == torch.bool else mask
@@ -138,18 +138,19 @@ def visible(query_order: Tensor, key_order: Tensor, *, causal: bool, window: int
 
 
 def check_window(window: int | None) -> None:
-    if window is not None and window < 1:
-        raise ValueError(f"`window` must be at least 1, or None for no window; got {window}.")
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"`window` must be a whole number, at least 1, or None for no window; got {window}.")
 
 
 def check_mask(mask: Tensor, *, batch: int, heads: int, queries: int, keys: int) -> Tensor:
     """The mask with all four axes; raises ValueError where its dtype or shape does not fit."""
+    full = (batch, heads, queries, keys)
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise ValueError(
-            f"`mask` must be boolean (True = attend) or floating point (added to scores); got {mask.dtype}. "
+            f"`mask` must be boolean (True = attend) or floating point (added to scores), with axes of 1 or "
+            f"of {full}; got {mask.dtype} of shape {tuple(mask.shape)}. "
             "Convert 0/1 masks with `.bool()`."
         )
-    full = (batch, heads, queries, keys)
     if 2 <= mask.ndim <= 4:
         whole = mask if mask.ndim == 4 else mask[None, None] if mask.ndim == 2 else mask[:, None]
         if all(size in (1, wanted) for size, wanted in zip(whole.shape, full, strict=True)):

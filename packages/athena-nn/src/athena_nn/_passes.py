@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -11,8 +12,26 @@ from torch.nn.utils.rnn import pad_sequence
 from athena_nn._cache import KVCache
 from athena_nn._decoder import Decoder
 from athena_nn._encoder_decoder import EncoderDecoder
+from athena_nn._logits import check_integer
 
 LanguageModel = Decoder | EncoderDecoder
+
+
+def check_model(model: LanguageModel) -> None:
+    """Raise TypeError for what is no language model, and for one whose compilation would do nothing."""
+    if not isinstance(model, Decoder | EncoderDecoder):
+        _refuse("model", "a Decoder or an EncoderDecoder", model)
+    if not isinstance(decoder_of(model), Decoder):
+        _refuse("model.decoder", "a Decoder", decoder_of(model))
+
+
+def _refuse(name: str, requirement: str, model: object) -> NoReturn:
+    if hasattr(model, "_orig_mod"):  # what `torch.compile` makes of a module
+        raise TypeError(
+            f"`{name}` must not be compiled as a whole, which generation would pass by; compile the method "
+            "that it calls: `decoder.hidden = torch.compile(decoder.hidden, fullgraph=True)`."
+        )
+    raise TypeError(f"`{name}` must be {requirement}; got {type(model).__name__}.")
 
 
 def as_rows(model: LanguageModel, prompts: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -55,9 +74,11 @@ def _check_row(name: str, row: Tensor) -> None:
 
 
 def check_lengths(model: LanguageModel, rows: list[Tensor], max_new_tokens: int) -> None:
-    """Raise ValueError if a prompt, or a prompt and its new tokens, would be longer than the model allows."""
-    if max_new_tokens < 0:
-        raise ValueError(f"`max_new_tokens` must be at least 0; got {max_new_tokens}.")
+    """Raise ValueError if a prompt, or a prompt and its new tokens, would be longer than the model allows.
+
+    The last new token does not count: the model never sees it.
+    """
+    check_integer("max_new_tokens", max_new_tokens, 0)
     if isinstance(model, EncoderDecoder) and model.encoder.max_length is not None:
         longest = max(len(row) for row in rows)
         if longest > model.encoder.max_length:
@@ -66,17 +87,17 @@ def check_lengths(model: LanguageModel, rows: list[Tensor], max_new_tokens: int)
                 f"`max_length`; got {longest}."
             )
     limit, begun = decoder_of(model).max_length, max(len(row) for row in decoder_rows(model, rows))
-    if limit is not None and begun + max_new_tokens > limit:
+    if limit is not None and begun + max(0, max_new_tokens - 1) > limit:
         raise ValueError(
-            f"a prompt and `max_new_tokens` must fit into the decoder's `max_length` = {limit}; got "
-            f"{begun} + {max_new_tokens} tokens."
+            f"a prompt and all new tokens but the last must fit into the decoder's `max_length` = {limit}; "
+            f"got {begun} tokens and `max_new_tokens` = {max_new_tokens}."
         )
 
 
 def check_chunk(prefill_chunk: int | None) -> None:
-    """Raise ValueError unless a chunk holds at least one token."""
-    if prefill_chunk is not None and prefill_chunk < 1:
-        raise ValueError(f"`prefill_chunk` must be at least 1, or None for one pass; got {prefill_chunk}.")
+    """Raise TypeError unless a chunk is a number of tokens, or None; ValueError unless it holds one."""
+    if prefill_chunk is not None:
+        check_integer("prefill_chunk", prefill_chunk, 1)
 
 
 def decoder_of(model: LanguageModel) -> Decoder:
@@ -92,8 +113,9 @@ def decoder_rows(model: LanguageModel, rows: list[Tensor]) -> list[Tensor]:
 
 
 def new_cache(model: LanguageModel, rows: list[Tensor], *, max_new_tokens: int, int8: bool) -> KVCache:
-    """A cache with room for the decoder's rows and their new tokens; sources are encoded into it."""
-    capacity = max(len(row) for row in decoder_rows(model, rows)) + max_new_tokens
+    """A cache with room for the decoder's rows and their new tokens but the last, which no pass takes;
+    sources are encoded into it."""
+    capacity = max(len(row) for row in decoder_rows(model, rows)) + max_new_tokens - 1
     if isinstance(model, EncoderDecoder):
         source, padding = _pad(rows)
         memory = model.encode(source, padding)
@@ -122,7 +144,7 @@ def prefill(decoder: Decoder, rows: list[Tensor], cache: KVCache, chunk: int | N
     every = torch.arange(len(rows), device=tokens.device)
     found: Tensor | None = None
     start = 0
-    for part in tokens.split(tokens.shape[1] if chunk is None else chunk, dim=1):
+    for part in tokens.split(tokens.shape[1] if chunk is None else int(chunk), dim=1):
         end = start + part.shape[1]
         real = None if padding is None or end <= shortest else padding[:, start:end]
         hidden = decoder.hidden(part, padding=real, cache=cache)

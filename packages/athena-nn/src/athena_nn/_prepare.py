@@ -25,10 +25,11 @@ def prepare_for_decoding(model: _Model, *, dtype: torch.dtype | None = None) -> 
             (`BFloat16Linear`, `Int8Linear`, which round; the quantization error's bound stands there).
 
     Returns a model of the same class in eval mode, frozen: its parameters want no gradient and its linear
-    weights are buffers. Its state dict holds plain tensors and loads into a model prepared alike. It
-    shares no memory with ``model``: the linear weights take ``bytes of dtype * in * out``, all other
-    parameters and buffers are copied, and a head tied to the embedding gets a weight of its own, laid
-    out, beside the embedding's. Layers used in several places stay one.
+    weights are buffers, which ``reset_parameters`` refuses to draw. Its state dict holds plain tensors
+    and loads into a model prepared alike. It shares no memory with ``model``: the linear weights take
+    ``bytes of dtype * in * out``, all other parameters and buffers are copied, and a head tied to the
+    embedding gets a weight of its own, laid out, beside the embedding's. Layers used in several places
+    stay one.
 
     Subclasses of `nn.Linear` (parametrized ones too), those with hooks and empty ones are copied as they
     are. Timed on CPUs only; elsewhere the layers compute the same by general products.

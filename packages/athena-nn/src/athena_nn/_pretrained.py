@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -51,10 +52,10 @@ def from_pretrained(
     Returns a model in eval mode. Its ``max_length`` is the checkpoint's; token ids of beginnings and ends
     are not a model's but the tokenizer's.
 
-    Raises FileNotFoundError if the folder or a file in it is missing; and ValueError for another model
-    type or an option that is not supported, for tensors that are missing, unexpected or of another shape,
-    all of them named, for broken files, for an index that leads out of the folder, and for pickles, with
-    the command that converts them.
+    Raises FileNotFoundError if the folder or a file in it is missing; and ValueError for another ``dtype``
+    than those of the stored, for another model type or an option that is not supported, for more layers than
+    are stored, for tensors that are missing, unexpected or of another shape, all of them named, for broken
+    files, for an index that leads out of the folder, and for pickles, with the command that converts them.
     Source: Touvron et al. 2023, arXiv:2302.13971 (Llama); Grattafiori et al. 2024, arXiv:2407.21783 (Llama
     3); Jiang et al. 2023, arXiv:2310.06825 (Mistral); Yang et al. 2024, arXiv:2407.10671 (Qwen2); Radford
     et al. 2019 (GPT-2). Departs from them: no.
@@ -70,12 +71,16 @@ def from_pretrained(
     True
     """
     folder = Path(folder)
+    if dtype not in (None, *DTYPES.values()):
+        raise ValueError(
+            f"`dtype` must be None or one of {', '.join(map(str, DTYPES.values()))}; got {dtype}."
+        )
     config = Config(read_config(folder))
     family = _family(config)
-    with torch.device("meta"), _Undrawn():  # no memory and no random numbers
-        model = family.build(config)
+    found = stored_tensors(folder)
+    model = _built(family, config, found)
     tied = is_tied(model)
-    stored = _matched(family, family.tensors(model), stored_tensors(folder), config.model_type)
+    stored = _matched(family, family.tensors(model), found, config.model_type)
     model = model.to(_usual_dtype(stored) if dtype is None else dtype)
     model.to_empty(device=torch.get_default_device() if device is None else device)
     if tied:  # which `to_empty` undoes
@@ -178,6 +183,23 @@ def _family(config: Config) -> Family:
     raise ValueError(f"config.json: `model_type` must be one of {supported}; got {model_type!r}.")
 
 
+def _built(family: Family, config: Config, found: Mapping[str, Stored]) -> Decoder:
+    """A model without memory. Raises ValueError for more layers than are stored: building would not end."""
+    layers = config.optional(family.depth, int) or 0  # which `build` refuses
+    numbers = {number for name in found for number in re.findall(r"\.(\d+)\.", name)}
+    if layers > len(numbers):
+        raise ValueError(
+            f"config.json: `{family.depth}` must be the number of layers among the tensors, {len(numbers)}; "
+            f"got {layers}."
+        )
+    try:
+        with torch.device("meta"), _Undrawn():  # no memory and no random numbers
+            return family.build(config)
+    except RuntimeError as error:  # of sizes that overflow together
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"config.json describes a model that cannot be built: {reason}.") from error
+
+
 def _matched(
     family: Family, parts: Mapping[str, Tensor], stored: Mapping[str, Stored], model_type: str
 ) -> dict[str, Stored]:
@@ -191,7 +213,7 @@ def _matched(
     tied_head = () if HEAD in parts else (HEAD,)
     problems = [f"{name} is missing" for name in parts if name not in found]
     problems += [f"{name} is unexpected" for name in found if name not in parts and name not in tied_head]
-    for name in parts.keys() & found.keys():
+    for name in (name for name in parts if name in found):
         wanted, one = tuple(parts[name].shape), found[name]
         if one.shape != wanted:
             problems.append(f"{name} must have shape {wanted}, got {one.shape}")

@@ -14,7 +14,13 @@ from athena_nn._positions import Positions
 
 HEAD = "lm_head.weight"
 _Kind = TypeVar("_Kind", int, float, bool, str)
-_WORDS = {int: "a whole number above 0", float: "a number", bool: "true or false", str: "a string"}
+_LARGEST = 2**31 - 1  # sizes beyond are mistakes, and tensors of them torch's own errors
+_WORDS = {
+    int: "a whole number from 1 to 2**31 - 1",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+}
 
 
 class Config:
@@ -46,7 +52,7 @@ class Config:
         right = isinstance(value, (int, float) if kind is float else kind)
         if isinstance(value, bool):
             right = kind is bool
-        if not right or (kind is int and cast("int", value) < 1):
+        if not right or (kind is int and not 1 <= cast("int", value) <= _LARGEST):
             raise ValueError(f"config.json: `{key}` must be {_WORDS[kind]}; got {value!r}.")
         return cast("_Kind", value)
 
@@ -73,6 +79,7 @@ class Family:
         model_types: those of config.json that it reads.
         positions: what tells a model to save that it is of this family.
         prefix: of all names but the head's; files of a model without a head lack it.
+        depth: what config.json calls the number of layers.
         build: the model that a configuration describes.
         tensors: each tensor of a checkpoint by name, as a view of the parameter that holds it: what is
             copied into them loads a model, what is read from them saves it.
@@ -83,6 +90,7 @@ class Family:
     model_types: tuple[str, ...]
     positions: type[Positions]
     prefix: str
+    depth: str
     build: Callable[[Config], Decoder]
     tensors: Callable[[Decoder], dict[str, Tensor]]
     misfits: Callable[[Decoder], list[str]]

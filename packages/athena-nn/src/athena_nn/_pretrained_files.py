@@ -41,7 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors of a checkpoint by name.
+    """All tensors of a checkpoint by name, those that the index should name, but does not, too.
 
     Raises FileNotFoundError if a file is missing, and ValueError for pickles alone, for an index that is
     none or leads out of the folder, and for a broken file.
@@ -62,7 +62,9 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     if absent:
         raise FileNotFoundError(f"{folder / INDEX} names files that are missing: {', '.join(absent)}.")
     shards = {name: _headers(folder / name) for name in names}
-    return {tensor: shards[file][tensor] for tensor, file in places.items() if tensor in shards[file]}
+    named = {tensor: shards[file][tensor] for tensor, file in places.items() if tensor in shards[file]}
+    unnamed = {key: one for shard in shards.values() for key, one in shard.items() if key not in places}
+    return named | unnamed
 
 
 def read_tensors(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
@@ -156,8 +158,9 @@ def _conversion(pattern: str) -> str:
     """A command that reads pickles without running what they hold, and writes what is read here."""
     return (
         'python -c "import glob, torch; from safetensors.torch import save_file; '
-        f"save_file({{k: v.clone() for f in sorted(glob.glob('{pattern}')) "
-        "for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, "
+        f"save_file({{k: v.contiguous().clone() for f in sorted(glob.glob('{pattern}')) "
+        "for s in [torch.load(f, map_location='cpu', weights_only=True)] "
+        "for k, v in s.get('state_dict', s.get('model', s)).items() if torch.is_tensor(v)}, "
         f"'{WHOLE}', metadata={{'format': 'pt'}})\""
     )
 
@@ -165,8 +168,8 @@ def _conversion(pattern: str) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON that can be read: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object; got {type(values).__name__}.")
     return values

@@ -144,6 +144,7 @@ GPT2 = Family(
     model_types=("gpt2",),
     positions=LearnedPositions,
     prefix="transformer.",
+    depth="n_layer",
     build=build,
     tensors=tensors,
     misfits=misfits,

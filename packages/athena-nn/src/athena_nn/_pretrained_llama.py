@@ -210,6 +210,7 @@ LLAMA = Family(
     model_types=tuple(ARCHITECTURES),
     positions=RotaryPositions,
     prefix="model.",
+    depth="num_hidden_layers",
     build=build,
     tensors=tensors,
     misfits=misfits,

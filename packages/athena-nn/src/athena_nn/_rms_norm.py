@@ -118,7 +118,12 @@ class RMSNorm(nn.Module):
         if not eps >= 0:
             raise ValueError(f"`eps` must be at least 0; got {eps}.")
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gains 1."""
+        nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)

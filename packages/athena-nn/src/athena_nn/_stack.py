@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from athena_nn._attention import MultiHeadAttention, check_heads, check_positions
 from athena_nn._block import BlockOptions, TransformerBlock
 from athena_nn._context import Context
+from athena_nn._decoding_linear import DecodingLinear
 from athena_nn._feed_forward import FeedForward
 from athena_nn._named import build_norm
 from athena_nn._positions import NoPositions, Positions
@@ -97,13 +98,18 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all weights of projections and embeddings anew from the global generator; biases 0."""
+        """Draw all weights anew from the global generator, as after `to_empty` on a real device."""
         std = 0.02
+        for module in self.modules():
+            if isinstance(module, DecodingLinear):
+                module.reset_parameters()  # which refuses, before anything is drawn
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif module not in (self, self.embedding) and hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]  # of norms and positions
         nn.init.normal_(self.embedding.weight, std=std)
         onto_stream = std / (2 * len(self.blocks)) ** 0.5
         for module in self.modules():
@@ -169,10 +175,10 @@ def _run_alone(
     return block(x, memory, memory_mask=memory_mask, context=context.anew(), layer=layer)
 
 
-def check_padding(padding: Tensor | None, tokens: Tensor) -> None:
+def check_padding(padding: Tensor | None, tokens: Tensor, name: str = "padding") -> None:
     """Raises ValueError unless ``padding`` is boolean and of the shape of ``tokens``'s first two axes."""
     if padding is not None and (padding.dtype != torch.bool or padding.shape != tokens.shape[:2]):
         raise ValueError(
-            f"`padding` must be boolean, True = a real token, of shape {tuple(tokens.shape[:2])}; "
+            f"`{name}` must be boolean, True = a real token, of shape {tuple(tokens.shape[:2])}; "
             f"got {padding.dtype} of shape {tuple(padding.shape)}."
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 def check_stop_tokens(stop_tokens: Collection[int], vocabulary: int) -> None:
     """TypeError unless these are a collection of integers; ValueError for one outside the vocabulary."""
-    if not isinstance(stop_tokens, Collection) or not all(isinstance(token, int) for token in stop_tokens):
+    if not isinstance(stop_tokens, Collection) or not all(_is_token(token) for token in stop_tokens):
         raise TypeError(
             f"`stop_tokens` must be a collection of token ids, such as (2,); got {stop_tokens!r}."
         )
@@ -29,6 +29,10 @@ def check_stop_strings(stop_strings: Collection[str], decode: Callable[[list[int
         raise ValueError(
             "`stop_strings` and `decode` go together; got only one. Strings need a tokenizer's `decode`."
         )
+
+
+def _is_token(token: object) -> bool:
+    return isinstance(token, int) and not isinstance(token, bool)
 
 
 class Stopping:

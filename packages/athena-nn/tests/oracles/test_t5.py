@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from athena_nn import Decoder, Encoder, EncoderDecoder, RelativeBias
+from athena_nn import Decoder, Encoder, EncoderDecoder, RelativeBias, beam_search, generate
 
 VOCABULARY, WIDTH, HEADS, HEAD_DIM, FF_DIM = 61, 32, 4, 6, 40
 LAYERS = {"encoder": 2, "decoder": 3}
 BUCKETS = {"num_buckets": 8, "max_distance": 12}  # so that a few tokens reach the last bucket
+PAD = 60  # of rows that ended; not 0: beam search would fill up with the stop token instead
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
@@ -213,3 +214,75 @@ def test_chunks_with_a_cache(pair, chunks, capacity):
         logits = torch.cat([ours.decoder(chunk, cache=cache) for chunk in target.split(chunks, dim=1)], dim=1)
         expected = theirs(source, attention_mask=padding.long(), decoder_input_ids=target).logits
     close(logits, expected)
+
+
+@pytest.fixture
+def generators(pair, version) -> tuple[EncoderDecoder, T5ForConditionalGeneration]:
+    """With layers that outweigh the embeddings: or each token would predict itself."""
+    ours, theirs = (model.eval() for model in pair)
+    theirs.shared.weight.data *= 0.1
+    for name, parameter in theirs.decoder.block.named_parameters():
+        if "layer_norm" not in name:
+            parameter.data *= 2
+    ours.load_state_dict(state(theirs.state_dict(), version))
+    theirs.generation_config.pad_token_id = PAD
+    return ours, theirs
+
+
+def sources() -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Of unequal lengths: as we take them, and as they do.
+
+    They generate without a cache, since theirs has as many layers as the encoder, not the decoder.
+    """
+    tokens, padding = torch.randint(1, VOCABULARY, (3, 19)), padded((19, 12, 3), "right")
+    ours = [row[real] for row, real in zip(tokens, padding, strict=True)]
+    return ours, {"input_ids": tokens * padding, "attention_mask": padding.long()}
+
+
+def assert_rows(ours: list[Tensor], theirs: Tensor) -> None:
+    """Rows of theirs begin with the start token, and are filled up with padding."""
+    assert [[0, *row.tolist()] + [PAD] * (theirs.shape[1] - 1 - len(row)) for row in ours] == theirs.tolist()
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_greedy_generation(generators, stop):
+    ours, theirs = generators
+    rows, inputs = sources()
+    free = generate(ours, rows, max_new_tokens=16)
+    stops = (int(free[0][5]), int(free[2][9])) if stop else ()
+    new = generate(ours, rows, max_new_tokens=16, stop_tokens=stops)
+    theirs.generation_config.eos_token_id = list(stops) or None
+    assert_rows(new, theirs.generate(**inputs, do_sample=False, max_new_tokens=16, use_cache=False))
+    assert len(torch.cat(free).unique()) > 6  # or agreement would say little
+    assert (len(new[0]) < 16) == stop
+
+
+@pytest.mark.parametrize("early", [False, True, "never"])
+@pytest.mark.parametrize(("num_beams", "num_stops"), [(2, 0), (3, 1), (4, 3)])
+def test_beam_search(generators, num_beams, num_stops, early):
+    """All beams, in order: tokens the same, scores within the tolerance of float32."""
+    ours, theirs = generators
+    rows, inputs = sources()
+    free = beam_search(ours, rows, num_beams=num_beams, max_new_tokens=12)
+    stops = [int(beams[0].tokens[place]) for place, beams in zip((3, 5, 7), free, strict=True)][:num_stops]
+    found = beam_search(
+        ours, rows, num_beams=num_beams, max_new_tokens=12, stop_tokens=stops, early_stopping=early
+    )
+    theirs.generation_config.eos_token_id = stops or None
+    expected = theirs.generate(
+        **inputs,
+        do_sample=False,
+        use_cache=False,
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=12,
+        early_stopping=early,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    beams = [beam for row in found for beam in row]
+    assert_rows([beam.tokens for beam in beams], expected.sequences)
+    bound = TOLERANCE[torch.float32]  # both sum float32
+    scores = torch.tensor([beam.score for beam in beams], dtype=expected.sequences_scores.dtype)
+    torch.testing.assert_close(scores, expected.sequences_scores, rtol=bound, atol=bound)
+    assert num_stops == 0 or min(len(beam.tokens) for beam in beams) < 12
