@@ -335,7 +335,7 @@ def test_wrong_uses_are_refused():
         MultiHeadAttention(8, 2, causal=True)(x, positions=torch.arange(3), cache=cache)
     with pytest.raises(ValueError, match=r"of shape \(3,\) or \(2, 3\); got torch.int64 of shape \(4,\)"):
         itself(x, positions=torch.arange(4))
-    with pytest.raises(ValueError, match="`positions` must be int64 or int32 .* got torch.float32"):
+    with pytest.raises(ValueError, match=r"`positions` must be int64 or int32 .* got torch.float32"):
         itself(x, positions=torch.arange(3.0))
     with pytest.raises(ValueError, match="`cache` needs causal attention"):
         itself(x, cache=cache)

@@ -374,7 +374,7 @@ def test_sizes_below_one_are_refused(name):
 
 @torch.no_grad()
 def test_other_dtypes_and_capacities_are_refused():
-    with pytest.raises(ValueError, match="`dtype` must be a floating-point dtype; got torch.int32"):
+    with pytest.raises(ValueError, match=r"`dtype` must be a floating-point dtype; got torch.int32"):
         make().new_cache(1, dtype=torch.int32)
     with pytest.raises(ValueError, match="`capacity` must be at most the model's `max_length` = 24; got 25"):
         make("learned").new_cache(1, capacity=LONGEST + 1)
