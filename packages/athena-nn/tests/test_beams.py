@@ -202,6 +202,7 @@ def test_modes_and_gradients_are_left_alone_and_the_int8_cache_is_used(monkeypat
         ({"num_beams": 0}, "`num_beams` must be at least 1; got 0"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1; got 0"),
         ({"length_penalty": math.inf}, "`length_penalty` must be finite"),
+        ({"length_penalty": -(10**9)}, "`length_penalty` must be finite"),
         ({"early_stopping": "always"}, "`early_stopping` must be True, False or \"never\"; got 'always'"),
         ({"stop_tokens": [11]}, "`stop_tokens` must lie in"),
         ({"prefill_chunk": 0}, "`prefill_chunk`"),

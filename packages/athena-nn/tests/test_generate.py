@@ -331,7 +331,9 @@ def test_a_logit_of_minus_infinity_excludes_its_token(model):
 
 def test_what_follows_the_end_of_a_row_may_be_anything(model):
     """A row means what it means alone, whatever the steps that the others still take."""
-    free = lists(generate(model, tensors(PROMPTS), max_new_tokens=4))
+    # three rows alike, and one whose first token they do not choose: it alone ends, at once
+    prompts = [PROMPTS[0], *[PROMPTS[1]] * 3]
+    free = lists(generate(model, tensors(prompts), max_new_tokens=4))
     calls = []
 
     def hook(_: torch.nn.Module, inputs: object, logits: Tensor) -> Tensor:
@@ -339,9 +341,9 @@ def test_what_follows_the_end_of_a_row_may_be_anything(model):
         return spoil(logits, row=0, value=math.nan) if len(calls) > 1 else logits
 
     model.head.register_forward_hook(hook)
-    stops = {free[0][0]} - {row[place] for row in free[1:] for place in range(4)}
-    assert stops  # so that only the first row ends, at once
-    new = lists(generate(model, tensors(PROMPTS), max_new_tokens=4, stop_tokens=stops))
+    stops = {free[0][0]} - set(free[1])
+    assert stops
+    new = lists(generate(model, tensors(prompts), max_new_tokens=4, stop_tokens=stops))
     assert new == [free[0][:1], *free[1:]]
     assert len(calls) == 4
 
@@ -350,6 +352,14 @@ def cut(row: list[int], stops: set[int]) -> list[int]:
     """Up to the first stop, which belongs to it."""
     ends = [place + 1 for place, token in enumerate(row) if token in stops]
     return row[: ends[0]] if ends else row
+
+
+def test_what_is_yielded_is_the_callers_own(model):
+    free = torch.stack(generate(model, tensors(PROMPTS), max_new_tokens=4), dim=1)
+    for expected, step in zip(free, stream(model, tensors(PROMPTS), max_new_tokens=4), strict=True):
+        assert torch.equal(step.tokens, expected)
+        step.tokens.fill_(0)
+        step.done.fill_(True)
 
 
 def test_a_row_ends_with_its_stop_token_and_the_others_go_on(model):
@@ -463,7 +473,7 @@ def test_bad_prompts_are_refused(model, prompts, error, message):
     ("options", "message"),
     [
         ({"max_new_tokens": -1}, "`max_new_tokens` must be at least 0; got -1"),
-        ({"temperature": -0.1}, "`temperature` must be finite and above 0"),
+        ({"temperature": -0.1}, "`temperature` must be finite and at least 1e-6"),
         ({"temperature": math.nan}, "`temperature`"),
         ({"temperature": 1.0, "top_k": 0}, "`top_k`"),
         ({"temperature": 1.0, "top_p": 0.0}, "`top_p`"),

@@ -92,7 +92,8 @@ def test_a_set_that_reaches_top_p_exactly_is_enough():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "`temperature` must be finite and above 0"),
+        ({"temperature": 0.0}, "`temperature` must be finite and at least 1e-6"),
+        ({"temperature": 1e-300}, "`temperature` must be finite and at least 1e-6"),
         ({"temperature": math.nan}, "`temperature`"),
         ({"temperature": math.inf}, "`temperature`"),
         ({"top_k": 0}, "`top_k` must be at least 1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from math import isfinite
+from math import log
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,8 +94,12 @@ def beam_search(
     check_lengths(model, rows, max_new_tokens)
     check_chunk(prefill_chunk)
     check_stop_tokens(stop_tokens, decoder_of(model).vocabulary)
-    if not isfinite(length_penalty):
-        raise ValueError(f"`length_penalty` must be finite; got {length_penalty}.")
+    # scores are divided by lengths to this power, which must stay a number
+    if not abs(length_penalty) * log(max_new_tokens + 1) < 600:
+        raise ValueError(
+            f"`length_penalty` must be finite, and so must {max_new_tokens + 1} to that power be; "
+            f"got {length_penalty}."
+        )
     if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise ValueError(f'`early_stopping` must be True, False or "never"; got {early_stopping!r}.')
     search = _Search(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from athena_core import op
 
@@ -148,7 +149,7 @@ class LayerCache:
                 f"`cache` must be for {k.shape[1]} key-value heads of width {k.shape[3]}; "
                 f"got one for {size[1]} of width {size[3]}."
             )
-        if k.requires_grad and torch.is_grad_enabled():
+        if k.requires_grad and torch.is_grad_enabled() and not is_exporting():
             raise ValueError("`cache` keeps no gradients; decode under `torch.no_grad()`.")
         if self.grows and turn.longest is not None and turn.longest > self.slots:
             self._grow(turn.longest)

@@ -12,9 +12,10 @@ from athena_nn._decoder import Decoder
 class DecodingStep(nn.Module):
     """A decoder's pass over new tokens as a function without side effects: the cache comes in and goes out.
 
-    `torch.export.export` and ``torch.onnx.export(..., dynamo=True)`` take it with any number of rows and
-    tokens; a sliding window keeps its size. A program that runs the exported graph feeds each pass's
-    ``lengths`` and ``state`` into the next.
+    `torch.export.export` and ``torch.onnx.export(..., dynamo=True)`` take it, with `example` and
+    `dynamic_shapes`, for any number of rows and any number of tokens below the capacity; a sliding window
+    keeps its size. A program that runs the exported graph feeds each pass's ``lengths`` and ``state`` into
+    the next.
 
     Args:
         model: a decoder without cross-attention.
@@ -24,7 +25,7 @@ class DecodingStep(nn.Module):
 
     Shape: ``tokens (batch, time)``, ``lengths (batch,)`` and the tensors of ``state``, as `empty` makes
     them -> logits ``(batch, time, vocabulary)``, and the new lengths and state.
-    Raises ValueError for a decoder that attends to a memory, or a capacity below 2.
+    Raises ValueError for a decoder that attends to a memory, or a capacity below 4.
 
     >>> model = Decoder(50, 16, num_layers=1, num_heads=2, ff_dim=16)
     >>> step = DecodingStep(model, capacity=8)
@@ -40,8 +41,8 @@ class DecodingStep(nn.Module):
             raise ValueError(
                 "`model` must be a decoder without `memory_dim`: its memory is no part of a step."
             )
-        if capacity < 2:
-            raise ValueError(f"`capacity` must be at least 2; got {capacity}.")
+        if capacity < 4:
+            raise ValueError(f"`capacity` must be at least 4; got {capacity}.")
         self.model = model
         self.capacity = capacity
         self.int8 = int8
@@ -51,6 +52,14 @@ class DecodingStep(nn.Module):
         """Lengths and state of rows that hold no token."""
         cache = self._cache(batch)
         return cache.lengths, cache.tensors()
+
+    def example(self, batch: int = 2) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Inputs to export with: two tokens a row.
+
+        Others will do if each tensor is contiguous; from a slice, a graph would learn its strides.
+        """
+        lengths, state = self.empty(batch)
+        return lengths.new_zeros(batch, 2), lengths, state
 
     def dynamic_shapes(self, batch: int = 1024) -> tuple:
         """What `torch.export.export` and ``torch.onnx.export`` are told: up to so many rows, any number of

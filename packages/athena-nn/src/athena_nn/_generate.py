@@ -200,7 +200,7 @@ def _steps(
         shown = tokens.masked_fill(done, -1) if any(stopping.done) else tokens
         if stopping and stopping.update(tokens.tolist()):
             done = torch.tensor(stopping.done, device=done.device)
-        yield Step(shown, done)
+        yield Step(shown.clone(), done.clone())  # the caller's own, to be changed at will
         if not left or all(stopping.done):
             break
         # rows that are done go on too, unseen, so that no shape changes

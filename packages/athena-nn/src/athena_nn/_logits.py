@@ -20,8 +20,8 @@ def check_integer(name: str, value: object, least: int | None = None) -> None:
 
 def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
     """Raise ValueError for an option of `filter_logits` outside its range, TypeError for no whole `top_k`."""
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"`temperature` must be finite and above 0; got {temperature}.")
+    if not 1e-6 <= temperature < float("inf"):  # below, float32 logits overflow
+        raise ValueError(f"`temperature` must be finite and at least 1e-6; got {temperature}.")
     if top_k is not None:
         check_integer("top_k", top_k, 1)
     if top_p is not None and not 0 < top_p <= 1:

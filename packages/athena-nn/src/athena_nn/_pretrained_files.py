@@ -34,7 +34,10 @@ class Stored:
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says. Raises FileNotFoundError without it, ValueError if it is no JSON object."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"`folder` must be a folder that holds a checkpoint; got {folder}.")
+        raise FileNotFoundError(
+            f"`folder` must be a folder on this machine that holds a checkpoint, and nothing is downloaded; "
+            f"got {folder}."
+        )
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"`folder` must hold {CONFIG}; {folder} does not.")
     return _read_json(folder / CONFIG)

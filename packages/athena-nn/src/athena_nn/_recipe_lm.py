@@ -112,10 +112,11 @@ class LM(TransformerRecipe):
         self.check_at_least_1("heldout", "context")
         if self.window is not None:
             self.check_at_least_1("window")
-        if self.sample_length < 0 or not 0 <= self.temperature < float("inf"):
+        if self.sample_length < 0:
+            raise AthenaError(f"`sample_length` must be at least 0; got {self.sample_length}.")
+        if self.temperature != 0 and not 1e-6 <= self.temperature < float("inf"):
             raise AthenaError(
-                "`sample_length` and `temperature` must be finite and at least 0; "
-                f"got {self.sample_length} and {self.temperature}."
+                f"`temperature` must be 0, or finite and at least 1e-6; got {self.temperature}."
             )
         if self.sample_length >= self.context:
             raise AthenaError(

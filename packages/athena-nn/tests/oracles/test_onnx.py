@@ -75,7 +75,7 @@ def test_decoding_with_the_cache_as_input_and_output(positions, window, int8, tm
     model = make(positions, window=window)
     step = DecodingStep(model, capacity=16, int8=int8)
     tokens = torch.randint(50, (3, 16))
-    session = exported(step, (tokens[:2, :5], *step.empty(2)), step.dynamic_shapes(), tmp_path)
+    session = exported(step, step.example(), step.dynamic_shapes(), tmp_path)
     (lengths, state), cache = step.empty(3), model.new_cache(3, int8=int8)
     for a, b in ((0, 5), (5, 6), (6, 9), (9, 16)):
         logits, lengths, *state = run(session, tokens[:, a:b], lengths, *state)
