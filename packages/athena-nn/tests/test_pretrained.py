@@ -359,7 +359,9 @@ def test_shard_size_must_be_positive(tmp_path: Path):
 
 
 def test_missing_folder_and_files(tmp_path: Path, folder: Path):
-    with pytest.raises(FileNotFoundError, match="`folder` must be a folder on this machine that holds a checkpoint"):
+    with pytest.raises(
+        FileNotFoundError, match="`folder` must be a folder on this machine that holds a checkpoint"
+    ):
         from_pretrained(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"must hold config\.json"):
