@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from athena_nn._attend import attend, attention_weights
 from athena_nn._cache import KVCache
 from athena_nn._context import Context
 from athena_nn._flex import flex_attend, flex_helps
-from athena_nn._masks import check_mask, check_window, combine
+from athena_nn._masks import check_mask, check_window, combine, fitting
 from athena_nn._named import NormSpec, build_norm
 from athena_nn._positions import Positions
 
@@ -60,6 +59,7 @@ class MultiHeadAttention(nn.Module):
     and key norms, Henry et al. 2020, arXiv:2010.04245. Departs from them: the scale stays with the norms,
     with a gain for each dimension, as in later models.
 
+    >>> import torch
     >>> attention = MultiHeadAttention(embed_dim=8, num_heads=4, num_kv_heads=2, causal=True)
     >>> attention(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
@@ -206,10 +206,8 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q = q if self.q_norm is None else self.q_norm(q)
         if mask is not None:
-            mask = check_mask(
-                mask, batch=x.shape[0], heads=self.num_heads, queries=x.shape[1], keys=k.shape[2]
-            )
-            mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
+            sizes = {"batch": x.shape[0], "heads": self.num_heads, "queries": x.shape[1], "keys": k.shape[2]}
+            mask = fitting(check_mask(mask, **sizes), q.dtype)
         return self._merge(attend(q, k, v, mask=mask, causal=False, scale=self._scale, dropout=self._dropout))
 
     def _part(self, context: Context) -> Positions:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_exporting
 
 from athena_nn._cache import KVCache, Turn
-from athena_nn._masks import check_mask, combine, visible
+from athena_nn._masks import check_mask, combine, fitting, visible
 from athena_nn._positions import NoPositions, Positions
 
 NO_POSITIONS = NoPositions()
@@ -141,7 +141,7 @@ class Context:
         if bias is not None:
             bias = bias[None] if bias.ndim == 3 else bias
             mask = bias if mask is None else combine(mask, bias)
-        return (mask if mask is None or mask.dtype == torch.bool else _fitting(mask, dtype)), False
+        return (None if mask is None else fitting(mask, dtype)), False
 
     def _all_count(self, layer: int, causal: bool, window: int | None) -> bool:
         """Whether order hides no key from any query."""
@@ -173,10 +173,3 @@ def check_position_ids(positions: Tensor, batch: int, time: int) -> None:
             f"`positions` must be int64 or int32 of shape {(time,)} or {(batch, time)}; "
             f"got {positions.dtype} of shape {tuple(positions.shape)}."
         )
-
-
-def _fitting(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores, in a dtype that torch's kernels take beside queries of ``dtype``."""
-    if mask.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
-        return mask.float()  # the CPU's kernels keep it in full precision
-    return mask.to(dtype)

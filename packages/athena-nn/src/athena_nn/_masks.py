@@ -123,6 +123,19 @@ def combine(mask: Tensor, other: Tensor) -> Tensor:
     return mask.masked_fill(~other, float("-inf")) if other.dtype == torch.bool else mask + other
 
 
+def fitting(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask in a dtype that torch's kernels read rightly beside queries of ``dtype``; boolean ones stay.
+
+    >>> fitting(torch.zeros(2, dtype=torch.float64), torch.float32).dtype
+    torch.float32
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        return mask.float()  # the CPU's kernels keep what is added in full precision
+    return mask.to(dtype)
+
+
 def visible(query_order: Tensor, key_order: Tensor, *, causal: bool, window: int | None) -> Tensor:
     """Which keys each query may see, by their places in the sequence; negative places hold no key.
 
