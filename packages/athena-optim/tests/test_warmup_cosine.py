@@ -102,7 +102,7 @@ def test_groups_keep_their_ratio():
     [
         (
             {"warmup_steps": 11, "total_steps": 10},
-            r"`warmup_steps` must lie in \[0, total_steps = 10\]; got 11",
+            "`warmup_steps` must be at most `total_steps` = 10; got 11",
         ),
         ({"warmup_steps": -1, "total_steps": 10}, "`warmup_steps`"),
         ({"warmup_steps": 1.5, "total_steps": 10}, "`warmup_steps` as a share"),
