@@ -333,7 +333,7 @@ def test_quadratic_and_rosenbrock_converge():
         ({"weight_decay": -0.1}, "`weight_decay`"),
         ({"max_norm": 0.0}, "`max_norm` must be above 0"),
         ({"max_norm": math.nan}, "`max_norm`"),
-        ({"max_norm": 1.0, "nonfinite": "ignore"}, "`nonfinite` must be 'raise' or 'zero'"),
+        ({"max_norm": 1.0, "nonfinite": "ignore"}, "`nonfinite` must be 'raise', 'skip', 'zero' or None"),
     ],
 )
 def test_bad_options_are_refused(options, message):

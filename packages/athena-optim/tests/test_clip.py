@@ -1,4 +1,4 @@
-"""`clip_gradients` against torch's, and its policy for numbers that are not finite."""
+"""Clipping by norm and value against torch's, adaptive clipping against its equation, and the policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from athena_optim import clip_gradients
+from athena_optim import AdamW, clip_gradients, clip_gradients_adaptively, clip_gradients_by_value
 
 
 def parameters_with(*gradients: torch.Tensor | None) -> list[nn.Parameter]:
@@ -85,3 +85,92 @@ def test_policy_for_numbers_that_are_not_finite(value):
 def test_bad_options_are_refused(max_norm, nonfinite, message):
     with pytest.raises(ValueError, match=message):
         clip_gradients(parameters_with(torch.ones(2)), max_norm, nonfinite=nonfinite)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_clipping_by_value_is_torchs(dtype):
+    draws = [
+        torch.randn(3, 4).to(dtype),
+        torch.randn(5).to(dtype),
+        torch.tensor([math.inf, math.nan]).to(dtype),
+    ]
+    ours, theirs = (parameters_with(*(g.clone() for g in draws), None) for _ in range(2))
+    clip_gradients_by_value(ours, 0.5)
+    nn.utils.clip_grad_value_(theirs, 0.5)
+    for a, b in zip(ours[:-1], theirs[:-1], strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)
+    assert ours[0].grad.abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 3), (5,), (), (0, 3), (2, 0)])
+def test_adaptive_clipping_follows_its_equation_unit_by_unit(shape):
+    """Brock et al. 2021, equation 3, written with loops over the units."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+    gradient = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
+    if weight.ndim > 1 and weight.numel():
+        with torch.no_grad():
+            weight[0] = 0.0  # may still learn: its norm counts as eps
+        gradient[1] *= 1e-6  # small enough as it is
+        gradient[2] = 0.0
+    expected = gradient.clone()
+    for unit, values in zip(expected, weight, strict=True) if weight.ndim > 1 else [(expected, weight)]:
+        size = unit.square().sum().sqrt().item()
+        bound = 0.02 * max(values.square().sum().sqrt().item(), 1e-3)
+        if size > bound:
+            unit *= bound / size
+    weight.grad = gradient
+    clip_gradients_adaptively([weight], 0.02)
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-12, atol=0)
+
+
+def test_adaptive_clipping_does_not_depend_on_the_scale_of_a_unit():
+    """What it is for: weights and gradients times ten are clipped as they were."""
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    gradient = torch.randn(4, 3, dtype=torch.float64)
+    one, ten = nn.Parameter(weight), nn.Parameter(weight * 10)
+    one.grad, ten.grad = gradient.clone(), gradient * 10
+    clip_gradients_adaptively([one, ten], 0.1)
+    torch.testing.assert_close(one.grad * 10, ten.grad)
+    assert not torch.equal(one.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    ("clip", "name"), [(clip_gradients_by_value, "max_value"), (clip_gradients_adaptively, "ratio")]
+)
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan])
+def test_bad_bounds_are_refused(clip, name, bound):
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=f"`{name}` must be above 0; got"):
+        clip([weight], bound)
+    assert weight.grad.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "clip"),
+    [
+        ({"max_norm": 0.3}, lambda params: clip_gradients(params, 0.3)),
+        ({"max_value": 0.01}, lambda params: clip_gradients_by_value(params, 0.01)),
+        ({"adaptive_clip": 0.01}, lambda params: clip_gradients_adaptively(params, 0.01)),
+    ],
+)
+def test_adamw_clips_as_the_functions_do(options, clip):
+    draws = [torch.randn(4, 3), torch.randn(5)]
+    ours, others = (parameters_with(*(g.clone() for g in draws)) for _ in range(2))
+    for params in (ours, others):
+        with torch.no_grad():
+            for number, param in enumerate(params):
+                param.add_(number + 1.0)
+    AdamW(ours, **options).step()
+    clip(others)
+    AdamW(others).step()
+    for a, b, before in zip(ours, others, draws, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a.grad, b.grad)
+        assert not torch.equal(a.grad, before)
+
+
+def test_one_way_of_clipping_at_most():
+    with pytest.raises(ValueError, match="at most one way of clipping; got `max_norm` and `adaptive_clip`"):
+        AdamW([nn.Parameter(torch.ones(1))], max_norm=1.0, adaptive_clip=0.1)

@@ -1,17 +1,26 @@
-"""AdamW: Adam with decoupled weight decay, torch's fused step, and clipping built in."""
+"""AdamW: Adam with decoupled weight decay, torch's fused step, clipping, and exact state for bfloat16."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from athena_optim._checks import check_group
-from athena_optim._clip import NonFinite, check_clipping, clip_gradients
+from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide
+from athena_optim._base import evaluate, load_checked
+from athena_optim._checks import (
+    NonFinite,
+    check_distinct,
+    check_flags,
+    check_gradients,
+    check_group,
+    check_nonfinite,
+)
+from athena_optim._clip import check_clipping, prepare
 
-_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+Precision = Literal["param", "float32", "stochastic"]
 
 
 def _tensors(groups: Iterable[Any]) -> Iterable[Tensor]:
@@ -31,7 +40,7 @@ def _materialised(params: Iterable[Any]) -> list[Any]:
     items = list(params)
     return [
         {**item, "params": list(item["params"])}
-        if isinstance(item, dict) and not isinstance(item["params"], Tensor)
+        if isinstance(item, dict) and not isinstance(item["params"], Tensor | set)
         else item
         for item in items
     ]
@@ -54,10 +63,12 @@ class AdamW(torch.optim.AdamW):
         \theta_t &= (1 - \eta\lambda)\,\theta_{t-1}
             - \eta\,\frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
 
-    It is `torch.optim.AdamW`, with its options, state and state dict, and differs in three points:
+    It is `torch.optim.AdamW`, with its options, state and state dict, and differs in five points:
     the fused step is chosen wherever every parameter supports it (torch chooses it nowhere by
-    itself); groups' own options are checked; and ``max_norm`` clips. A state dict goes from one to
-    the other in both directions: ``max_norm`` and ``nonfinite`` are configuration, not state.
+    itself); groups' own options are checked; gradients are clipped, in one of three ways, if asked;
+    those that are not finite meet a stated policy; and bfloat16 parameters need not lose small updates.
+    A state dict goes from one to the other in both directions, unless ``precision`` says otherwise:
+    the other additions are configuration, not state.
 
     Args:
         params: parameters, or groups such as `athena_optim.param_groups` makes.
@@ -72,14 +83,26 @@ class AdamW(torch.optim.AdamW):
         differentiable: let autograd run through the step.
         fused: None chooses it where it is supported, and neither of the other steps was asked for.
         max_norm: clip all groups' gradients together to this norm before each step, in place.
-        nonfinite: what a NaN or infinite gradient norm does when clipping, as in `clip_gradients`.
+        max_value: or clip each element to this magnitude.
+        adaptive_clip: or clip each unit's gradient to this multiple of its weights' norm, as
+            `athena_optim.clip_gradients_adaptively` does.
+        nonfinite: what a NaN or infinite gradient does: ``"raise"``, ``"skip"`` (nothing changes, no
+            step is counted), ``"zero"`` (all gradients become 0); None does not look, except that
+            clipping by norm raises.
+        precision: of what bfloat16 and float16 parameters are updated with. ``"param"``: their own
+            dtype, torch's way; updates below a part in 256 of a weight are lost. ``"float32"``: moments
+            and a master copy in float32, 12 bytes of state a parameter. ``"stochastic"``: bfloat16 only;
+            computed in float32, weights and moments rounded up or down at random so that the mean is
+            right (`athena_optim.round_stochastically`), 4 bytes. Others keep their dtype.
+        seed: of the random roundings, which are a function of it and of the step alone.
 
-    With a GradScaler and ``max_norm``, gradients are unscaled first, so the bound is in true units,
+    With a GradScaler and clipping, gradients are unscaled first, so the bound is in true units,
     and a step with infinite gradients is skipped by the scaler. A closure runs once, before clipping.
 
-    Raises ValueError for options outside their ranges, RuntimeError for sparse gradients and for
-    ``fused`` together with ``foreach`` or ``differentiable``, as torch does, and for ``max_norm``
-    together with ``differentiable``.
+    Raises ValueError for options outside their ranges, and for more than one way of clipping;
+    RuntimeError for sparse gradients and for ``fused`` together with ``foreach`` or ``differentiable``,
+    as torch does, for ``differentiable`` together with clipping or another ``precision``, and for
+    ``capturable`` together with random rounding.
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2. Departs from it: the decay is
     multiplied by the learning rate, as in torch.
 
@@ -106,21 +129,38 @@ class AdamW(torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
         max_norm: float | None = None,
-        nonfinite: NonFinite = "raise",
+        max_value: float | None = None,
+        adaptive_clip: float | None = None,
+        nonfinite: NonFinite | None = None,
+        precision: Precision = "param",
+        seed: int = 0,
     ) -> None:
         check_group({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        if max_norm is not None:
-            check_clipping(max_norm, nonfinite)
-            if differentiable:
-                raise RuntimeError(
-                    "`max_norm` does not support `differentiable`: clipping is outside autograd."
-                )
+        check_flags({"foreach": foreach, "differentiable": differentiable, "fused": fused})
+        clipping = {"max_norm": max_norm, "max_value": max_value, "adaptive_clip": adaptive_clip}
+        check_clipping(clipping)
+        check_nonfinite(nonfinite)
+        if precision not in get_args(Precision):
+            raise ValueError(f"`precision` must be one of {get_args(Precision)}; got {precision!r}.")
+        given = [name for name, bound in clipping.items() if bound is not None]
+        if differentiable and (given or precision != "param"):
+            raise RuntimeError(
+                f"`{given[0] if given else 'precision'}` does not support `differentiable`: "
+                "it is outside autograd."
+            )
+        if capturable and precision == "stochastic":
+            raise RuntimeError("`precision` 'stochastic' does not support `capturable`. Use 'float32'.")
         params = _materialised(params)
         if fused is None and not foreach and not differentiable:
             fused = (
-                all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in _tensors(params))
+                all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in _tensors(params))
                 or None
             )
+        self.max_norm, self.max_value, self.adaptive_clip = max_norm, max_value, adaptive_clip
+        self.nonfinite: NonFinite | None = nonfinite
+        self.precision: Precision = precision
+        self.seed = seed
+        self.skipped = False  # whether the last step was one that `nonfinite` skipped
         super().__init__(
             params,
             lr,
@@ -134,28 +174,66 @@ class AdamW(torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        self.max_norm = max_norm
-        self.nonfinite: NonFinite = nonfinite
-        if max_norm is not None:
+        if given or nonfinite is not None or precision != "param":
             # The scaler would leave unscaling to the fused kernel, after clipping; so it must not.
             self._step_supports_amp_scaling = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its own options checked first."""
         check_group(param_group)
+        params = param_group["params"]
+        if not isinstance(params, Tensor | set):
+            param_group["params"] = params = list(params)
+            check_distinct(params)
+        if self.precision != "param":
+            Wide.check(_tensors([param_group]), stochastic=self.precision == "stochastic")
         super().add_param_group(param_group)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, every tensor with the dtype it was saved with.
+
+        Raises ValueError, and changes nothing, if it is of another optimizer or model.
+        """
+        names = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+        if self.precision == "float32":
+            names.add("master")
+        load_checked(self, super().load_state_dict, state_dict, frozenset(names))
+        if self.precision != "param":
+            for group in self.param_groups:
+                self._wide(group).adopt(group["params"], self.state)
+
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"max_norm": self.max_norm, "nonfinite": self.nonfinite}
+        names = {"max_norm", "max_value", "adaptive_clip", "nonfinite", "precision", "seed", "skipped"}
+        names.add("_step_supports_amp_scaling")  # which torch's own copies lose
+        return super().__getstate__() | {key: self.__dict__[key] for key in names & self.__dict__.keys()}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update all parameters that have a gradient; returns what ``closure`` returned, or None."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if self.max_norm is not None:
-            parameters = (p for group in self.param_groups for p in group["params"])
-            clip_gradients(parameters, self.max_norm, nonfinite=self.nonfinite)
+        loss = evaluate(closure)
+        params = [p for group in self.param_groups for p in group["params"]]
+        check_gradients(params, complex_too=True)
+        self.skipped = not prepare(
+            params,
+            max_norm=self.max_norm,
+            max_value=self.max_value,
+            adaptive_clip=self.adaptive_clip,
+            nonfinite=self.nonfinite,
+        )
+        if self.skipped:
+            return loss
+        if self.precision != "param":
+            for index, group in enumerate(self.param_groups):
+                wide = [p for p in group["params"] if p.grad is not None and p.dtype in DTYPES]
+                if wide:
+                    self._wide(group).step(wide, self.state, seed=(self.seed, index))
         _unhooked(torch.optim.AdamW.step)(self)
         return loss
+
+    def _wide(self, group: dict[str, Any]) -> Wide:
+        return Wide(group, stochastic=self.precision == "stochastic")
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+        """Let torch's step see only those parameters that are not updated in another precision."""
+        if self.precision != "param":
+            group = group | {"params": [p for p in group["params"] if p.dtype not in DTYPES]}
+        return super()._init_group(group, *lists)

@@ -1,14 +1,21 @@
-"""Checks of options that several optimizers share."""
+"""Checks of what several optimizers are given: options, parameters, gradients and state dicts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+#: What a NaN or infinite gradient does to a step.
+NonFinite = Literal["raise", "skip", "zero"]
 
 
 def check_group(group: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the Adam-like options that ``group`` holds are allowed ones.
+    """Raise ValueError unless the common options that ``group`` holds are allowed ones.
 
     torch checks an optimizer's defaults, but not what a single group says instead.
 
@@ -18,8 +25,134 @@ def check_group(group: Mapping[str, Any]) -> None:
     """
     for name in ("lr", "eps", "weight_decay"):
         value = group.get(name, 0.0)
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"`{name}` must have one element; got a tensor of shape {tuple(value.shape)}.")
         if not (value >= 0 and isfinite(value)):
             raise ValueError(f"`{name}` must be finite and at least 0; got {value}.")
     for index, beta in enumerate(group.get("betas", ())):
         if not 0 <= beta < 1:
             raise ValueError(f"`betas[{index}]` must lie in [0, 1); got {beta}.")
+
+
+def check_flags(options: Mapping[str, Any]) -> None:
+    """Raise RuntimeError for implementations that exclude each other, as torch's optimizers do.
+
+    >>> check_flags({"foreach": True, "fused": True})
+    Traceback (most recent call last):
+    RuntimeError: `fused` and `foreach` cannot be `True` together.
+    """
+    fused, foreach, differentiable = (options.get(name) for name in ("fused", "foreach", "differentiable"))
+    if fused and foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    for name, value in (("fused", fused), ("foreach", foreach)):
+        if value and differentiable:
+            raise RuntimeError(f"`{name}` does not support `differentiable`; leave it at None.")
+    if isinstance(options.get("lr"), Tensor) and foreach and not options.get("capturable"):
+        raise ValueError("`lr` as a Tensor is not supported for capturable=False and foreach=True.")
+
+
+def check_nonfinite(policy: str | None) -> None:
+    """Raise ValueError unless ``policy`` is one of `NonFinite`, or None."""
+    if policy not in ("raise", "skip", "zero", None):
+        raise ValueError(f"`nonfinite` must be 'raise', 'skip', 'zero' or None; got {policy!r}.")
+
+
+def check_distinct(params: Iterable[Any]) -> None:
+    """Raise ValueError if a tensor, or the tensor of a (name, tensor) pair, is listed twice."""
+    seen: set[int] = set()
+    for index, item in enumerate(params):
+        tensor = item[1] if isinstance(item, tuple) else item
+        if id(tensor) in seen:
+            raise ValueError(
+                f"`params` must hold each parameter once; number {index} of a group appears twice in it. "
+                "A tied parameter belongs to one place of one group."
+            )
+        seen.add(id(tensor))
+
+
+def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> None:
+    """Raise RuntimeError for a gradient of no use: sparse, complex, of another device or dtype."""
+    for index, param in enumerate(params):
+        grad = param.grad
+        if grad is None:
+            continue
+        if grad.layout != torch.strided:
+            raise RuntimeError(
+                f"gradients must be dense; parameter {index} has a sparse one ({grad.layout}). "
+                "Make its layer with sparse=False, or use torch.optim.SparseAdam for it."
+            )
+        if grad.is_complex() and not complex_too:
+            raise RuntimeError(
+                f"gradients must be real; parameter {index} has {grad.dtype}. "
+                "Store its real and imaginary parts (`torch.view_as_real`)."
+            )
+        if grad.device != param.device or grad.dtype != param.dtype:
+            raise RuntimeError(
+                f"gradients must have their parameter's device and dtype ({param.device}, {param.dtype}); "
+                f"parameter {index} has {grad.device}, {grad.dtype}. Zero the gradients after moving a model."
+            )
+
+
+def check_keys(state_dict: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a dictionary has the two keys of an optimizer's state dict."""
+    if not {"state", "param_groups"} <= state_dict.keys():
+        raise ValueError(
+            f"`state_dict` must be an optimizer's, with `state` and `param_groups`; got the keys "
+            f"{sorted(map(str, state_dict))[:6]}."
+        )
+
+
+def check_state_dict(
+    optimizer: Optimizer, state_dict: Mapping[str, Any], state_names: frozenset[str] | None = None
+) -> None:
+    """Raise ValueError unless ``state_dict`` fits ``optimizer``: groups, options, state, shapes.
+
+    Args:
+        state_names: what the state of one parameter may hold; None leaves names unchecked.
+    """
+    name = type(optimizer).__name__
+    check_keys(state_dict)
+    sizes, saved_sizes = (
+        [len(group["params"]) for group in groups]
+        for groups in (optimizer.param_groups, state_dict["param_groups"])
+    )
+    if sizes != saved_sizes:
+        raise ValueError(
+            f"`state_dict` must have groups of {sizes} parameters, as this {name}; got {saved_sizes}. "
+            "It was saved from another model, or with other groups."
+        )
+    for index, group in enumerate(state_dict["param_groups"]):
+        lacking = sorted(optimizer.defaults.keys() - group.keys())
+        if lacking:
+            others = sorted(group.keys() - optimizer.defaults.keys() - {"params", "initial_lr"})
+            raise ValueError(
+                f"`state_dict` must be of {name}: group {index} lacks {', '.join(lacking)}"
+                f"{' and has ' + ', '.join(others) if others else ''}. It was saved from another optimizer."
+            )
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    for param, key in zip(params, keys, strict=True):
+        _check_state(name, param, key, state_dict["state"].get(key, {}), state_names)
+
+
+def _check_state(
+    name: str, param: Tensor, key: Any, state: Mapping[str, Any], state_names: frozenset[str] | None
+) -> None:
+    strange = sorted(state.keys() - state_names) if state_names is not None else []
+    if state_names is not None and strange:
+        raise ValueError(
+            f"`state_dict` must be of {name}, whose state is {', '.join(sorted(state_names))}; "
+            f"parameter {key} has {', '.join(strange)}. "
+            "It was saved from another optimizer, or with other options."
+        )
+    check_shapes(state, param, key)
+
+
+def check_shapes(state: Mapping[str, Any], param: Tensor, key: Any) -> None:
+    """Raise ValueError unless all of a parameter's saved tensors but scalars have its shape."""
+    for entry, value in state.items():
+        if isinstance(value, Tensor) and value.ndim and entry != "step" and value.shape != param.shape:
+            raise ValueError(
+                f"`state_dict`: `{entry}` of parameter {key} must have its shape {tuple(param.shape)}; "
+                f"got {tuple(value.shape)}. It was saved from another model, or in another order."
+            )

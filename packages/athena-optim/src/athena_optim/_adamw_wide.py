@@ -1,0 +1,133 @@
+"""AdamW's step for parameters of 16 bits, computed in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from athena_optim._base import new_step
+from athena_optim._buckets import buckets
+from athena_optim._rounding import round_stochastically
+
+#: Dtypes of parameters that are updated in float32.
+DTYPES = frozenset({torch.bfloat16, torch.float16})
+#: Devices on which torch has a fused AdamW.
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+class Wide:
+    """One group's step in float32: with a master copy as state, or with everything rounded at random.
+
+    Args:
+        group: AdamW's options.
+        stochastic: keep weights and moments in bfloat16, rounded at random; else a master copy and the
+            moments are kept in float32.
+    """
+
+    def __init__(self, group: Mapping[str, Any], *, stochastic: bool) -> None:
+        self.group = group
+        self.stochastic = stochastic
+        self.moments = ("exp_avg", "exp_avg_sq") + (("max_exp_avg_sq",) if group["amsgrad"] else ())
+
+    @staticmethod
+    def check(params: Iterable[Tensor], *, stochastic: bool) -> None:
+        """Raise ValueError for parameters that cannot be updated so."""
+        for param in params:
+            if param.dtype in DTYPES and param.device.type not in FUSED_DEVICES:
+                raise ValueError(
+                    f"`precision` needs torch's fused AdamW, which is on {', '.join(sorted(FUSED_DEVICES))}; "
+                    f"got a parameter on {param.device}. Use precision='param'."
+                )
+            if stochastic and param.dtype == torch.float16:
+                raise ValueError(
+                    "`precision` 'stochastic' is for bfloat16; got a float16 parameter. Use 'float32'."
+                )
+
+    def step(self, params: list[Tensor], state: dict[Tensor, Any], *, seed: tuple[int, int]) -> None:
+        """Update ``params`` and what ``state`` holds of them, in place."""
+        states = [self._state(p, state) for p in params]
+        steps = [one["step"] for one in states]
+        torch._foreach_add_(steps, 1)
+        kept = [[one[name] for one in states] for name in self.moments]
+        masters = params if self.stochastic else [one["master"] for one in states]
+        grads = [p.grad for p in params if p.grad is not None]
+        with torch.no_grad():
+            generators: dict[torch.device, torch.Generator] = {}
+            for places, weights, gradients, master, *moments in buckets(params, grads, masters, *kept):
+                times = [steps[i] for i in places]
+                if not self.stochastic:
+                    _take_changes(master, weights)
+                    self._adamw(master, gradients, moments, times)
+                    torch._foreach_copy_(weights, master)
+                    continue
+                device = weights[0].device
+                if device not in generators:
+                    generators[device] = _generator(device, *seed, int(steps[places[0]].item()))
+                wide = [[one.float() for one in held] for held in (weights, *moments)]
+                self._adamw(wide[0], gradients, wide[1:], times)
+                for held, exact in zip((weights, *moments), wide, strict=True):
+                    for one, value in zip(held, exact, strict=True):
+                        one.copy_(round_stochastically(value, generators[device]))
+
+    def _state(self, param: Tensor, state: dict[Tensor, Any]) -> dict[str, Any]:
+        own = state[param]
+        if not own:
+            dtype = param.dtype if self.stochastic else torch.float32
+            own["step"] = new_step(param, self.group)
+            for name in self.moments:
+                own[name] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            if not self.stochastic:
+                own["master"] = param.detach().to(torch.float32, copy=True)
+        return own
+
+    def adopt(self, params: Iterable[Tensor], state: dict[Tensor, Any]) -> None:
+        """Make what was loaded from an optimizer without master copies one with them."""
+        for param in params:
+            own = state.get(param, {})
+            if not self.stochastic and param.dtype in DTYPES and own and "master" not in own:
+                own.update({name: own[name].float() for name in self.moments})
+                own["master"] = param.detach().to(torch.float32, copy=True)
+
+    def _adamw(
+        self,
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        moments: list[list[Tensor]],
+        steps: list[Tensor],
+    ) -> None:
+        beta1, beta2 = self.group["betas"]
+        torch._fused_adamw_(
+            weights,
+            [one.float() for one in gradients],
+            moments[0],
+            moments[1],
+            moments[2] if self.group["amsgrad"] else [],
+            [step.to(weights[0].device) for step in steps],
+            amsgrad=self.group["amsgrad"],
+            lr=self.group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=self.group["weight_decay"],
+            eps=self.group["eps"],
+            maximize=self.group["maximize"],
+        )
+
+
+def _take_changes(masters: list[Tensor], params: list[Tensor]) -> None:
+    """Put into the masters what someone else wrote into their parameters since the last step.
+
+    An element that is no longer its master's rounding was changed: by Lookahead, by loading a model.
+    """
+    for master, param in zip(masters, params, strict=True):
+        torch.where(master.to(param.dtype) == param, master, param.float(), out=master)
+
+
+def _generator(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator whose stream is a function of the numbers alone."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return torch.Generator(device).manual_seed(seed)

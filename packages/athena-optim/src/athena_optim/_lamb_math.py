@@ -1,0 +1,317 @@
+"""LAMB's arithmetic: one tensor, lists of tensors, and the op that a device plugin can replace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import isfinite, sqrt
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from athena_core import op
+from athena_optim._base import add_scaled
+from athena_optim._buckets import PIECE, buckets, norms
+
+_FUSED_ADAM = frozenset({"cpu", "cuda", "mps", "xpu"})
+# After so many steps the factors of Adam's bias correction are 1.
+_LONG_AGO = 1e30
+
+
+class Options(NamedTuple):
+    """Options of one group's step, as `athena_optim.Lamb` names them."""
+
+    lr: float | Tensor
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    bias_correction: bool
+    adapt: bool
+    min_ratio: float
+    max_ratio: float
+    maximize: bool
+
+
+def trust_ratio(weight_norm: Tensor, update_norm: Tensor, low: float, high: float) -> Tensor:
+    """Norm of the weights over that of the update, bounded; 1 where either is 0, decided on the device.
+
+    >>> trust_ratio(torch.tensor([2.0, 0.0, 9.0]), torch.tensor([4.0, 1.0, 0.0]), 0.0, 10.0)
+    tensor([0.5000, 1.0000, 1.0000])
+    """
+    both = (weight_norm > 0) & (update_norm > 0)
+    ratio = weight_norm / torch.where(both, update_norm, 1.0)
+    return torch.where(both, ratio.clamp(low, high), 1.0)
+
+
+def lamb_loop(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    norm: Tensor | None,
+    o: Options,
+    *,
+    capturable: bool,
+) -> None:
+    """LAMB's formula for one tensor, its state changed in place; ``step`` counts this step already."""
+    if norm is not None:
+        grad = grad / norm.to(grad.device)
+    if o.maximize:
+        grad = -grad
+    exp_avg.lerp_(grad, 1 - o.beta1)
+    exp_avg_sq.mul_(o.beta2).addcmul_(grad, grad, value=1 - o.beta2)
+    dtype = torch.promote_types(param.dtype, torch.float32)
+    t = step.to(dtype) if capturable else step.item()
+    corrections = (1 - o.beta1**t, 1 - o.beta2**t) if o.bias_correction else (1, 1)
+    update = (exp_avg / corrections[0]) / ((exp_avg_sq / corrections[1]).sqrt() + o.eps)
+    if o.weight_decay != 0:
+        update = update + o.weight_decay * param
+    if o.adapt:
+        weight_norm, update_norm = (torch.linalg.vector_norm(one, dtype=dtype) for one in (param, update))
+        ratio = trust_ratio(weight_norm, update_norm, o.min_ratio, o.max_ratio)
+        update = update * ratio.to(update.dtype)
+    param.sub_(o.lr * update)
+
+
+def lamb_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    norm: Tensor | None,
+    o: Options,
+    *,
+    capturable: bool = False,
+    fused: bool = False,
+    scratch: Tensor | None = None,
+) -> None:
+    """`lamb_loop` for lists, on the local parts of sharded tensors.
+
+    Args:
+        fused: let torch's fused Adam find the updates, where there is one.
+        scratch: memory for them, of the largest parameter's size; None allocates.
+    """
+    for places, *tensors in buckets(params, grads, exp_avgs, exp_avg_sqs, cut=False):
+        weights, gradients, moments, squares = tensors
+        times = [steps[i] for i in places]
+        with_adam = fused and _suits_fused_adam(tensors)
+        if with_adam and weights[0].device.type == "cpu" and weights[0].numel() > PIECE:
+            _one_large(*(one[0] for one in tensors), times[0], norm, o, scratch)
+            continue
+        if norm is not None:
+            gradients = torch._foreach_div(gradients, norm.to(gradients[0].device))
+        if with_adam:
+            updates = _fused_updates(gradients, moments, squares, times, o)
+        else:
+            updates = _updates(gradients, moments, squares, times, o, capturable=capturable)
+        if o.weight_decay != 0:
+            torch._foreach_add_(updates, weights, alpha=o.weight_decay)
+        if o.adapt:
+            wholes = [params[i] for i in places]
+            weight_norms, update_norms = norms(wholes, weights), norms(wholes, updates)
+            ratios = trust_ratio(weight_norms, update_norms, o.min_ratio, o.max_ratio)
+            if ratios.device.type == "cpu" and not capturable:
+                torch._foreach_mul_(updates, ratios.tolist())
+            else:
+                torch._foreach_mul_(updates, list(ratios.to(updates[0].dtype).unbind()))
+        add_scaled(weights, updates, -o.lr)
+
+
+def _updates(
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    o: Options,
+    *,
+    capturable: bool,
+) -> list[Tensor]:
+    """Adam's direction of a list; both moments are changed in place."""
+    if o.maximize:
+        grads = torch._foreach_neg(grads)
+    torch._foreach_lerp_(exp_avgs, grads, 1 - o.beta1)
+    torch._foreach_mul_(exp_avg_sqs, o.beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - o.beta2)
+    dtype = torch.promote_types(exp_avgs[0].dtype, torch.float32) if capturable else None
+    updates = torch._foreach_div(exp_avg_sqs, _corrections(o.beta2, steps, o, dtype))
+    torch._foreach_sqrt_(updates)
+    torch._foreach_add_(updates, o.eps)
+    torch._foreach_reciprocal_(updates)
+    torch._foreach_mul_(updates, exp_avgs)
+    torch._foreach_div_(updates, _corrections(o.beta1, steps, o, dtype))
+    return updates
+
+
+def _corrections(beta: float, steps: list[Tensor], o: Options, dtype: torch.dtype | None) -> list[Any]:
+    """Factors of bias correction: numbers, or tensors of a dtype, which the host need not wait for."""
+    if not o.bias_correction:
+        return [1.0] * len(steps)
+    if dtype is None:
+        return [1 - beta ** step.item() for step in steps]
+    return [1 - beta ** step.to(dtype) for step in steps]
+
+
+def _suits_fused_adam(tensors: Sequence[Sequence[Tensor]]) -> bool:
+    first = tensors[0][0]
+    return (
+        first.device.type in _FUSED_ADAM
+        and first.is_floating_point()
+        and all(t.is_contiguous() for one in tensors for t in one)
+    )
+
+
+def _fused_adam_(
+    updates: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    o: Options,
+) -> None:
+    """Write Adam's direction over ``updates``, which must be finite; both moments are changed in place.
+
+    The kernel does ``x <- (1 - lr * weight_decay) * x - lr * direction``; both factors are chosen to be 1.
+    """
+    torch._fused_adamw_(
+        updates,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        steps if o.bias_correction else [torch.full_like(step, _LONG_AGO) for step in steps],
+        amsgrad=False,
+        lr=-1.0,
+        beta1=o.beta1,
+        beta2=o.beta2,
+        weight_decay=-1.0,
+        eps=o.eps,
+        maximize=o.maximize,
+    )
+
+
+def _fused_updates(
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    o: Options,
+) -> list[Tensor]:
+    updates = [torch.zeros_like(one) for one in exp_avgs]
+    _fused_adam_(updates, grads, exp_avgs, exp_avg_sqs, steps, o)
+    return updates
+
+
+def _one_large(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    norm: Tensor | None,
+    o: Options,
+    scratch: Tensor | None,
+) -> None:
+    """`lamb_loop` for one contiguous tensor on the CPU, by pieces that stay in the cache.
+
+    Memory traffic decides the time: gradient and moments are read and written once, weights are read
+    once for both norms, backwards, so that the scratch memory of the last pieces is still in the cache,
+    and once more, forwards, to be changed.
+    """
+    if scratch is None or scratch.dtype != param.dtype or scratch.numel() < param.numel():
+        scratch = param.new_zeros(param.numel())
+    flat = (t.view(-1).split(PIECE) for t in (param, grad, exp_avg, exp_avg_sq))
+    weights, gradients, moments, squares = flat
+    updates = scratch[: param.numel()].split(PIECE)
+    for update, g, m, v in zip(updates, gradients, moments, squares, strict=True):
+        _fused_adam_([update], [g if norm is None else g / norm], [m], [v], [step], o)
+    update_square = weight_square = 0.0
+    for update, weight in zip(reversed(updates), reversed(weights), strict=True):
+        weight_square += _square(weight)
+        if o.weight_decay != 0:
+            update.add_(weight, alpha=o.weight_decay)
+        update_square += _square(update)
+    ratio = 1.0
+    if o.adapt and weight_square > 0 and update_square > 0:
+        ratio = min(max(sqrt(weight_square) / sqrt(update_square), o.min_ratio), o.max_ratio)
+    for update, weight in zip(updates, weights, strict=True):
+        weight.add_(update, alpha=-o.lr * ratio)
+    if not isfinite(update_square):
+        scratch.zero_()
+
+
+def _square(tensor: Tensor) -> float:
+    """Sum of squares: a dot product is twice as fast as a norm, and accumulates as exactly as its dtype."""
+    if tensor.dtype in (torch.float32, torch.float64):
+        return torch.dot(tensor, tensor).item()
+    return torch.linalg.vector_norm(tensor, dtype=torch.float32).item() ** 2
+
+
+def _reference(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    norm: Tensor | None,
+    scratch: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    adapt: bool,
+    min_ratio: float,
+    max_ratio: float,
+    maximize: bool,
+) -> None:
+    """LAMB's step for lists of tensors; ``steps`` count it already."""
+    o = Options(lr, beta1, beta2, eps, weight_decay, bias_correction, adapt, min_ratio, max_ratio, maximize)
+    lamb_lists(params, grads, exp_avgs, exp_avg_sqs, steps, norm, o, fused=True, scratch=scratch)
+
+
+def _samples(device: str, dtype: torch.dtype, generator: torch.Generator) -> Iterator[tuple[Any, ...]]:
+    """Lists of odd, empty and zero tensors, in the second step of training."""
+
+    def draw() -> list[Tensor]:
+        return [torch.randn(s, generator=generator, dtype=torch.float64).to(device, dtype) for s in shapes]
+
+    for shapes, decay, correction, adapt, high, maximize, scaled in (
+        ([(7, 5), (3,), (), (0,), (1, 1), (130, 33)], 0.0, True, True, 1e9, False, False),
+        ([(7, 5), (3,), (), (0,), (1, 1), (130, 33)], 0.1, True, True, 10.0, True, True),
+        ([(5, 2), (3,)], 0.1, False, False, 1e9, False, False),
+    ):
+        params, grads, moments = draw(), draw(), draw()
+        squares = [one.square() for one in draw()]
+        params[1].zero_()
+        steps = [torch.full((), 2.0, device=device) for _ in shapes]
+        norm = torch.full((), 3.0, device=device, dtype=dtype) if scaled else None
+        rates = (0.01, 0.9, 0.99, 1e-6, decay)
+        yield (
+            params,
+            grads,
+            moments,
+            squares,
+            steps,
+            norm,
+            None,
+            *rates,
+            correction,
+            adapt,
+            0.0,
+            high,
+            maximize,
+        )
+
+
+lamb_ = op(
+    "athena_optim::lamb_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+    "Tensor(c!)[] exp_avg_sqs, Tensor[] steps, Tensor? norm, Tensor(d!)? scratch, float lr, float beta1, "
+    "float beta2, float eps, float weight_decay, bool bias_correction, bool adapt, float min_ratio, "
+    "float max_ratio, bool maximize) -> ()",
+    reference=_reference,
+    samples=_samples,
+)
