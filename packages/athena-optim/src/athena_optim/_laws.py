@@ -82,7 +82,7 @@ def example_schedule(target: ScheduleFactory) -> LRScheduler:
     return target(optimizer, **{name: size for name, size in _SIZES.items() if name in wanted})
 
 
-def example_groups(target: GroupsFactory) -> list[dict[str, Any]]:
+def example_group(target: GroupsFactory) -> list[dict[str, Any]]:
     """Groups of a small model with tied and frozen parameters."""
     return target(_model())
 
