@@ -98,7 +98,7 @@ def oracles(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """Test what needs several packages."""
-    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling"])
+    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling", "scikit-learn"])
     session.run("pytest", str(ROOT / "integration"), *session.posargs)
 
 
