@@ -118,7 +118,9 @@ def test_fifty_steps_follow_the_reference(options, mode):
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)]
+)  # five roundings, and those of the state
 def test_other_dtypes_stay_near_float64(mode, dtype, tolerance):
     params = make(dtype)
     optimizer = Lamb(params, lr=0.01, weight_decay=0.1, **mode)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide
 from athena_optim._base import evaluate, load_checked
+from athena_optim._buckets import in_order
 from athena_optim._checks import (
     NonFinite,
     check_distinct,
@@ -160,6 +161,7 @@ class AdamW(torch.optim.AdamW):
         self.nonfinite: NonFinite | None = nonfinite
         self.precision: Precision = precision
         self.seed = seed
+        self._strided: list[dict[str, Any]] = []  # groups that leave the fused kernel for one step
         self.skipped = False  # whether the last step was one that `nonfinite` skipped
         super().__init__(
             params,
@@ -180,6 +182,8 @@ class AdamW(torch.optim.AdamW):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its own options checked first."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"`param_group` must be a dict; got {type(param_group).__name__}.")
         check_group(param_group)
         params = param_group["params"]
         if not isinstance(params, Tensor | set):
@@ -205,7 +209,8 @@ class AdamW(torch.optim.AdamW):
     def __getstate__(self) -> dict[str, Any]:
         names = {"max_norm", "max_value", "adaptive_clip", "nonfinite", "precision", "seed", "skipped"}
         names.add("_step_supports_amp_scaling")  # which torch's own copies lose
-        return super().__getstate__() | {key: self.__dict__[key] for key in names & self.__dict__.keys()}
+        own = {key: self.__dict__[key] for key in names & self.__dict__.keys()}
+        return super().__getstate__() | own | {"_strided": []}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update all parameters that have a gradient; returns what ``closure`` returned, or None."""
@@ -226,14 +231,26 @@ class AdamW(torch.optim.AdamW):
                 wide = [p for p in group["params"] if p.grad is not None and p.dtype in DTYPES]
                 if wide:
                     self._wide(group).step(wide, self.state, seed=(self.seed, index))
-        _unhooked(torch.optim.AdamW.step)(self)
+        try:
+            _unhooked(torch.optim.AdamW.step)(self)
+        finally:
+            for group in self._strided:
+                group["fused"] = True
+            self._strided.clear()
+        # The fused kernels count no change in place, by which autograd knows a graph that is out of date.
+        torch.autograd.graph.increment_version(p for p in params if p.grad is not None)
         return loss
 
     def _wide(self, group: dict[str, Any]) -> Wide:
         return Wide(group, stochastic=self.precision == "stochastic")
 
     def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
-        """Let torch's step see only those parameters that are not updated in another precision."""
+        """Let torch's step see what is to be updated in the parameters' own dtype, and by which kernel."""
+        shown = group
         if self.precision != "param":
-            group = group | {"params": [p for p in group["params"] if p.dtype not in DTYPES]}
-        return super()._init_group(group, *lists)
+            shown = group | {"params": [p for p in group["params"] if p.dtype not in DTYPES]}
+        has_complex = super()._init_group(shown, *lists)
+        if group["fused"] and not in_order(*lists[:4]):  # parameters, gradients and both moments
+            group["fused"] = False
+            self._strided.append(group)
+        return has_complex

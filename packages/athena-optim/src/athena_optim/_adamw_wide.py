@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from athena_optim._base import new_step
-from athena_optim._buckets import buckets
+from athena_optim._buckets import buckets, in_order
 from athena_optim._rounding import round_stochastically
 
 #: Dtypes of parameters that are updated in float32.
@@ -36,6 +36,8 @@ class Wide:
     def check(params: Iterable[Tensor], *, stochastic: bool) -> None:
         """Raise ValueError for parameters that cannot be updated so."""
         for param in params:
+            if not isinstance(param, Tensor):
+                continue  # torch says so
             if param.dtype in DTYPES and param.device.type not in FUSED_DEVICES:
                 raise ValueError(
                     f"`precision` needs torch's fused AdamW, which is on {', '.join(sorted(FUSED_DEVICES))}; "
@@ -99,12 +101,12 @@ class Wide:
         steps: list[Tensor],
     ) -> None:
         beta1, beta2 = self.group["betas"]
+        lists = [weights, [one.float() for one in gradients], *moments]
+        # The fused kernel knows no strides.
+        dense = lists if in_order(*lists) else [[t.contiguous() for t in one] for one in lists]
         torch._fused_adamw_(
-            weights,
-            [one.float() for one in gradients],
-            moments[0],
-            moments[1],
-            moments[2] if self.group["amsgrad"] else [],
+            *dense[:4],
+            dense[4] if self.group["amsgrad"] else [],
             [step.to(weights[0].device) for step in steps],
             amsgrad=self.group["amsgrad"],
             lr=self.group["lr"],
@@ -114,6 +116,9 @@ class Wide:
             eps=self.group["eps"],
             maximize=self.group["maximize"],
         )
+        if dense is not lists:
+            for one, values in zip((weights, *moments), (dense[0], *dense[2:]), strict=True):
+                torch._foreach_copy_(one, values)
 
 
 def _take_changes(masters: list[Tensor], params: list[Tensor]) -> None:

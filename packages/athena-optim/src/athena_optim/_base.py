@@ -44,14 +44,16 @@ def new_step(param: Tensor, group: Mapping[str, Any]) -> Tensor:
     return torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
 
 
-def scale(tensors: list[Tensor], factor: float | Tensor) -> None:
-    """``tensors *= factor``.
+def scale(tensors: list[Tensor], factor: float | Tensor | list[Any]) -> None:
+    """``tensors *= factor``, which may be one a tensor.
 
     Of a number, torch's list op in place on the CPU takes what bfloat16 or float16 tensors would hold of
     it: a decay of 0.998 would be 0.996. A tensor without axes stays what it is.
     """
-    narrow = tensors[0].dtype in (torch.bfloat16, torch.float16)
-    if narrow and tensors[0].device.type == "cpu" and not isinstance(factor, Tensor):
+    narrow = tensors[0].dtype in (torch.bfloat16, torch.float16) and tensors[0].device.type == "cpu"
+    if narrow and isinstance(factor, list):
+        factor = [torch.as_tensor(one, dtype=torch.float64) for one in factor]
+    elif narrow and not isinstance(factor, Tensor):
         factor = torch.tensor(factor, dtype=torch.float64)
     torch._foreach_mul_(tensors, factor)
 

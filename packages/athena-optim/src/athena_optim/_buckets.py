@@ -19,6 +19,24 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportCallIssue]
 
 
+def in_order(*lists: Sequence[Tensor]) -> bool:
+    """Whether tensors at one place of the lists lie in memory alike and without gaps.
+
+    torch's fused kernels on the CPU take that for granted: they walk memory and know no strides, so they
+    would update with the wrong elements, and overwrite what lies between.
+    """
+    if all(all(map(Tensor.is_contiguous, one)) for one in lists):
+        return True
+    rows = list(zip(*lists, strict=True))
+    return all(len({t.stride() for t in row}) == 1 and _dense(row[0]) for row in rows)
+
+
+def _dense(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def kind(tensor: Tensor) -> tuple[Any, ...]:
     """What tensors must have in common to share a list op: device, dtype, and how they are sharded."""
     return (
@@ -57,15 +75,17 @@ def buckets(*lists: Sequence[Tensor], cut: bool = True) -> Iterator[tuple[list[A
         size = 0
         for place in places:
             count = lists[0][place].numel()  # of the whole tensor, so that processes agree
+            if count >= limit:
+                tensors = [local(one[place]) for one in lists]
+                if cut and on_cpu and all(t.is_contiguous() for t in tensors):
+                    for pieces in zip(*(t.view(-1).split(limit) for t in tensors), strict=True):
+                        yield [place], *([piece] for piece in pieces)
+                else:
+                    yield [place], *([t] for t in tensors)
+                continue
             if joined and size + count > limit:
                 yield joined, *([local(one[i]) for i in joined] for one in lists)
                 joined, size = [], 0
-            if cut and on_cpu and count > limit:
-                tensors = [local(one[place]) for one in lists]
-                if all(t.is_contiguous() for t in tensors):
-                    for pieces in zip(*(t.view(-1).split(limit) for t in tensors), strict=True):
-                        yield [place], *([piece] for piece in pieces)
-                    continue
             joined.append(place)
             size += count
         if joined:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from athena_optim._buckets import local
 from athena_optim._checks import NonFinite
 
 
@@ -148,8 +149,14 @@ def clip_gradients_adaptively(
         assert grad is not None
         axes = tuple(range(1, grad.ndim)) or None
         norm = torch.linalg.vector_norm(grad, dim=axes, keepdim=True)
-        bound = torch.linalg.vector_norm(parameter, dim=axes, keepdim=True).clamp_(min=eps).mul_(ratio)
-        grad.mul_(torch.where(norm > bound, bound / norm, 1.0).to(grad.dtype))
+        bound = torch.linalg.vector_norm(parameter, dim=axes, keepdim=True).clamp(min=eps) * ratio
+        scale = torch.where(norm > bound, bound / norm, 1.0).to(grad.dtype)
+        if isinstance(grad, Tensor) and hasattr(grad, "to_local"):
+            # A shard of an axis of one element takes no factor in place: it is not sharded alike.
+            scaled = (grad * scale).redistribute(placements=grad.placements)
+            local(grad).copy_(local(scaled))
+        else:
+            grad.mul_(scale)
 
 
 def total_norm(parameters: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -165,6 +172,19 @@ def zero_gradients(parameters: Iterable[Tensor], where: Tensor) -> None:
             parameter.grad.masked_fill_(where.to(parameter.grad.device), 0)
 
 
+def _all_finite(parameters: Iterable[Tensor]) -> Tensor:
+    """Whether all gradients are finite, in all processes that hold parts of them; a tensor without axes."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    parts = [part for part in map(local, grads) if part.numel()]
+    # The largest magnitude, not the Euclidean norm: the squares of finite gradients may overflow.
+    bad = (~torch.isfinite(get_total_norm(parts, float("inf")))).float()
+    for mesh in dict.fromkeys(grad.device_mesh for grad in grads if hasattr(grad, "device_mesh")):
+        bad = bad.to(mesh.device_type)  # where every process takes part, also one without elements
+        for axis in range(mesh.ndim):
+            torch.distributed.all_reduce(bad, group=mesh.get_group(axis))
+    return bad == 0
+
+
 @torch.no_grad()
 def usable(parameters: Iterable[Tensor], nonfinite: NonFinite | None, norm: Tensor | None = None) -> bool:
     """Whether a step may be taken: False if a gradient is NaN or infinite and the policy is ``"skip"``.
@@ -176,8 +196,7 @@ def usable(parameters: Iterable[Tensor], nonfinite: NonFinite | None, norm: Tens
     if nonfinite is None:
         return True
     holders = with_gradients(parameters)
-    # The largest magnitude, not the Euclidean norm: the squares of finite gradients may overflow.
-    finite = torch.isfinite(total_norm(holders, float("inf")) if norm is None else norm)
+    finite = _all_finite(holders) if norm is None else torch.isfinite(norm)
     if nonfinite == "zero":
         zero_gradients(holders, ~finite)
         return True

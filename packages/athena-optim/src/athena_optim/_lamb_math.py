@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from athena_core import op
-from athena_optim._base import add_scaled
-from athena_optim._buckets import PIECE, buckets, norms
+from athena_optim._base import add_scaled, scale
+from athena_optim._buckets import buckets, norms
 
 _FUSED_ADAM = frozenset({"cpu", "cuda", "mps", "xpu"})
+# Elements that are worked on at a time where nothing but scratch memory is allocated.
+_PIECE = 2**18
 # After so many steps the factors of Adam's bias correction are 1.
 _LONG_AGO = 1e30
 
@@ -65,11 +67,12 @@ def lamb_loop(
     dtype = torch.promote_types(param.dtype, torch.float32)
     t = step.to(dtype) if capturable else step.item()
     corrections = (1 - o.beta1**t, 1 - o.beta2**t) if o.bias_correction else (1, 1)
+    weights = param.clone() if torch.is_grad_enabled() else param  # a graph keeps what it was made with
     update = (exp_avg / corrections[0]) / ((exp_avg_sq / corrections[1]).sqrt() + o.eps)
     if o.weight_decay != 0:
-        update = update + o.weight_decay * param
+        update = update + o.weight_decay * weights
     if o.adapt:
-        weight_norm, update_norm = (torch.linalg.vector_norm(one, dtype=dtype) for one in (param, update))
+        weight_norm, update_norm = (torch.linalg.vector_norm(one, dtype=dtype) for one in (weights, update))
         ratio = trust_ratio(weight_norm, update_norm, o.min_ratio, o.max_ratio)
         update = update * ratio.to(update.dtype)
     param.sub_(o.lr * update)
@@ -98,8 +101,8 @@ def lamb_lists(
         weights, gradients, moments, squares = tensors
         times = [steps[i] for i in places]
         with_adam = fused and _suits_fused_adam(tensors)
-        if with_adam and weights[0].device.type == "cpu" and weights[0].numel() > PIECE:
-            _one_large(*(one[0] for one in tensors), times[0], norm, o, scratch)
+        if with_adam and weights[0].device.type == "cpu" and len(weights) == 1:
+            _one(*(one[0] for one in tensors), times[0], norm, o, scratch)
             continue
         if norm is not None:
             gradients = torch._foreach_div(gradients, norm.to(gradients[0].device))
@@ -113,10 +116,8 @@ def lamb_lists(
             wholes = [params[i] for i in places]
             weight_norms, update_norms = norms(wholes, weights), norms(wholes, updates)
             ratios = trust_ratio(weight_norms, update_norms, o.min_ratio, o.max_ratio)
-            if ratios.device.type == "cpu" and not capturable:
-                torch._foreach_mul_(updates, ratios.tolist())
-            else:
-                torch._foreach_mul_(updates, list(ratios.to(updates[0].dtype).unbind()))
+            on_host = ratios.device.type == "cpu" and not capturable
+            scale(updates, ratios.tolist() if on_host else list(ratios.unbind()))
         add_scaled(weights, updates, -o.lr)
 
 
@@ -133,7 +134,7 @@ def _updates(
     if o.maximize:
         grads = torch._foreach_neg(grads)
     torch._foreach_lerp_(exp_avgs, grads, 1 - o.beta1)
-    torch._foreach_mul_(exp_avg_sqs, o.beta2)
+    scale(exp_avg_sqs, o.beta2)
     torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - o.beta2)
     dtype = torch.promote_types(exp_avgs[0].dtype, torch.float32) if capturable else None
     updates = torch._foreach_div(exp_avg_sqs, _corrections(o.beta2, steps, o, dtype))
@@ -141,7 +142,7 @@ def _updates(
     torch._foreach_add_(updates, o.eps)
     torch._foreach_reciprocal_(updates)
     torch._foreach_mul_(updates, exp_avgs)
-    torch._foreach_div_(updates, _corrections(o.beta1, steps, o, dtype))
+    scale(updates, [1 / one for one in _corrections(o.beta1, steps, o, dtype)])
     return updates
 
 
@@ -204,7 +205,7 @@ def _fused_updates(
     return updates
 
 
-def _one_large(
+def _one(
     param: Tensor,
     grad: Tensor,
     exp_avg: Tensor,
@@ -222,9 +223,9 @@ def _one_large(
     """
     if scratch is None or scratch.dtype != param.dtype or scratch.numel() < param.numel():
         scratch = param.new_zeros(param.numel())
-    flat = (t.view(-1).split(PIECE) for t in (param, grad, exp_avg, exp_avg_sq))
+    flat = (t.view(-1).split(_PIECE) for t in (param, grad, exp_avg, exp_avg_sq))
     weights, gradients, moments, squares = flat
-    updates = scratch[: param.numel()].split(PIECE)
+    updates = scratch[: param.numel()].split(_PIECE)
     for update, g, m, v in zip(updates, gradients, moments, squares, strict=True):
         _fused_adam_([update], [g if norm is None else g / norm], [m], [v], [step], o)
     update_square = weight_square = 0.0

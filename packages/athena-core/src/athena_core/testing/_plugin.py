@@ -193,6 +193,18 @@ def _check_state(build: Callable[[], Any]) -> None:
 
 
 def _assert_equal(one: Any, other: Any) -> None:
+    """Fail unless two states are equal; of what they nest, torch compares tensors and numbers alone."""
     import torch
 
-    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        assert one.keys() == other.keys(), f"keys differ: {sorted(one.keys() ^ other.keys(), key=str)}"
+        for key, value in one.items():
+            _assert_equal(value, other[key])
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        assert len(one) == len(other), f"lengths differ: {len(one)} and {len(other)}"
+        for ours, theirs in zip(one, other, strict=True):
+            _assert_equal(ours, theirs)
+    elif isinstance(one, str) and isinstance(other, str):
+        assert one == other
+    else:
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
