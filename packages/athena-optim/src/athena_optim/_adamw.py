@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide
+from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide, fused_adamw_
 from athena_optim._base import evaluate, load_checked
 from athena_optim._buckets import in_order
 from athena_optim._checks import (
@@ -21,6 +23,7 @@ from athena_optim._checks import (
 )
 from athena_optim._clip import check_clipping, prepare
 
+_DTYPE = attrgetter("dtype")
 Precision = Literal["param", "float32", "stochastic"]
 
 
@@ -216,7 +219,7 @@ class AdamW(torch.optim.AdamW):
         """Update all parameters that have a gradient; returns what ``closure`` returned, or None."""
         loss = evaluate(closure)
         params = [p for group in self.param_groups for p in group["params"]]
-        check_gradients(params, complex_too=True)
+        alike = check_gradients(params, complex_too=True)
         self.skipped = not prepare(
             params,
             max_norm=self.max_norm,
@@ -231,15 +234,46 @@ class AdamW(torch.optim.AdamW):
                 wide = [p for p in group["params"] if p.grad is not None and p.dtype in DTYPES]
                 if wide:
                     self._wide(group).step(wide, self.state, seed=(self.seed, index))
+        if not (alike and self.precision == "param" and self._step_fused()):
+            self._step_torch()
+        # The fused kernels count no change in place, by which autograd knows a graph that is out of date.
+        torch.autograd.graph.increment_version([p for p in params if p.grad is not None])
+        return loss
+
+    @torch.no_grad()
+    def _step_fused(self) -> bool:
+        """Call the fused kernel for parameters of one kind on the CPU; False if torch's step must sort them.
+
+        With 2,000 small tensors, what torch's step does besides calling its kernel takes as long as that.
+        """
+        if torch.compiler.is_compiling() or getattr(self, "grad_scale", None) is not None:
+            return False
+        calls = []
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            states = [self.state[p] for p in params]
+            if not params:
+                continue
+            if not (group["fused"] and params[0].device.type == "cpu" and all(states)):
+                return False
+            names = ("exp_avg", "exp_avg_sq") + (("max_exp_avg_sq",) if group["amsgrad"] else ())
+            moments = [[state[name] for state in states] for name in names]
+            lists = [params, [p.grad for p in params], *moments]
+            if not in_order(*lists) or {*map(_DTYPE, chain(*moments))} != {params[0].dtype}:
+                return False
+            calls.append((group, lists, [state["step"] for state in states]))
+        for group, lists, steps in calls:
+            torch._foreach_add_(steps, 1)
+            fused_adamw_(group, lists, steps)
+        return True
+
+    def _step_torch(self) -> None:
         try:
             _unhooked(torch.optim.AdamW.step)(self)
         finally:
             for group in self._strided:
                 group["fused"] = True
             self._strided.clear()
-        # The fused kernels count no change in place, by which autograd knows a graph that is out of date.
-        torch.autograd.graph.increment_version(p for p in params if p.grad is not None)
-        return loss
 
     def _wide(self, group: dict[str, Any]) -> Wide:
         return Wide(group, stochastic=self.precision == "stochastic")

@@ -100,25 +100,30 @@ class Wide:
         moments: list[list[Tensor]],
         steps: list[Tensor],
     ) -> None:
-        beta1, beta2 = self.group["betas"]
         lists = [weights, [one.float() for one in gradients], *moments]
         # The fused kernel knows no strides.
         dense = lists if in_order(*lists) else [[t.contiguous() for t in one] for one in lists]
-        torch._fused_adamw_(
-            *dense[:4],
-            dense[4] if self.group["amsgrad"] else [],
-            [step.to(weights[0].device) for step in steps],
-            amsgrad=self.group["amsgrad"],
-            lr=self.group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=self.group["weight_decay"],
-            eps=self.group["eps"],
-            maximize=self.group["maximize"],
-        )
+        fused_adamw_(self.group, dense, [step.to(weights[0].device) for step in steps])
         if dense is not lists:
             for one, values in zip((weights, *moments), (dense[0], *dense[2:]), strict=True):
                 torch._foreach_copy_(one, values)
+
+
+def fused_adamw_(group: Mapping[str, Any], lists: list[list[Tensor]], steps: list[Tensor]) -> None:
+    """torch's fused kernel for one group's parameters, gradients, and two or three lists of moments."""
+    beta1, beta2 = group["betas"]
+    torch._fused_adamw_(
+        *lists[:4],
+        lists[4] if group["amsgrad"] else [],
+        steps,
+        amsgrad=group["amsgrad"],
+        lr=group["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=group["maximize"],
+    )
 
 
 def _take_changes(masters: list[Tensor], params: list[Tensor]) -> None:

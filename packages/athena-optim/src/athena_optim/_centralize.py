@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,12 +72,18 @@ def _centralize_(grad: Tensor, axis: int, groups: int) -> None:
         return
     size = max(1, 2 * PIECE * units.shape[axis] // grad.numel())
     by_product = axis == 0 and grad.is_contiguous() and grad.dtype in (torch.float32, torch.float64)
-    for piece in units.split(size, dim=axis):
+    for piece in units.split(size, dim=axis) if size < units.shape[axis] else (units,):
         if by_product:  # the library of matrix products sums rows faster than `mean`
             rows = piece.view(len(piece), -1)
-            rows.sub_(rows.mm(rows.new_ones(rows.shape[1], 1)).div_(rows.shape[1]))
+            rows.sub_(rows.mm(_ones(rows.shape[1], rows.dtype)).div_(rows.shape[1]))
         else:
             piece.sub_(piece.mean(inputs, keepdim=True))
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: torch.dtype) -> Tensor:
+    """A column of ones on the CPU."""
+    return torch.ones(count, 1, dtype=dtype, device="cpu")
 
 
 def centralized_groups(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
+_KIND = attrgetter("layout", "dtype", "device")
 #: What a NaN or infinite gradient does to a step.
 NonFinite = Literal["raise", "skip", "zero"]
 
@@ -70,8 +73,17 @@ def check_distinct(params: Iterable[Any]) -> None:
         seen.add(id(tensor))
 
 
-def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> None:
-    """Raise RuntimeError for a gradient of no use: sparse, complex, of another device or dtype."""
+def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> bool:
+    """Raise RuntimeError for a gradient of no use: sparse, complex, of another device or dtype.
+
+    Returns whether all parameters with a gradient, and all gradients, have one device and real dtype.
+    """
+    held = [p for p in params if p.grad is not None]
+    kinds = {*map(_KIND, held), *map(_KIND, [p.grad for p in held])}
+    if len(kinds) == 1 and not is_compiling():
+        ((layout, dtype, _),) = kinds
+        if layout == torch.strided and dtype.is_floating_point:
+            return True
     for index, param in enumerate(params):
         grad = param.grad
         if grad is None:
@@ -91,6 +103,7 @@ def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> N
                 f"gradients must have their parameter's device and dtype ({param.device}, {param.dtype}); "
                 f"parameter {index} has {grad.device}, {grad.dtype}. Zero the gradients after moving a model."
             )
+    return False
 
 
 def check_keys(state_dict: Mapping[str, Any]) -> None:

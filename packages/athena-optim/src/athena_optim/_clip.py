@@ -219,6 +219,8 @@ def prepare(
     nonfinite: NonFinite | None,
 ) -> bool:
     """Clip gradients in the one way that is given, and say whether a step may be taken, as `usable` does."""
+    if (max_norm, max_value, adaptive_clip, nonfinite) == (None, None, None, None):
+        return True
     holders = with_gradients(parameters)
     if max_norm is not None:
         if nonfinite == "skip":

@@ -14,8 +14,10 @@ from athena_optim._base import add_scaled, scale
 from athena_optim._buckets import buckets, norms
 
 _FUSED_ADAM = frozenset({"cpu", "cuda", "mps", "xpu"})
-# Elements that are worked on at a time where nothing but scratch memory is allocated.
-_PIECE = 2**18
+# From so many elements on a tensor is worth its own calls on the CPU, and it is worked on in such pieces.
+_LARGE, _PIECE = 2**16, 2**18
+# Dtypes whose sum of squares is a dot product, twice as fast as a norm.
+_DOT = frozenset({torch.float32, torch.float64})
 # After so many steps the factors of Adam's bias correction are 1.
 _LONG_AGO = 1e30
 
@@ -89,21 +91,16 @@ def lamb_lists(
     *,
     capturable: bool = False,
     fused: bool = False,
-    scratch: Tensor | None = None,
 ) -> None:
     """`lamb_loop` for lists, on the local parts of sharded tensors.
 
     Args:
         fused: let torch's fused Adam find the updates, where there is one.
-        scratch: memory for them, of the largest parameter's size; None allocates.
     """
     for places, *tensors in buckets(params, grads, exp_avgs, exp_avg_sqs, cut=False):
         weights, gradients, moments, squares = tensors
         times = [steps[i] for i in places]
         with_adam = fused and _suits_fused_adam(tensors)
-        if with_adam and weights[0].device.type == "cpu" and len(weights) == 1:
-            _one(*(one[0] for one in tensors), times[0], norm, o, scratch)
-            continue
         if norm is not None:
             gradients = torch._foreach_div(gradients, norm.to(gradients[0].device))
         if with_adam:
@@ -157,11 +154,11 @@ def _corrections(beta: float, steps: list[Tensor], o: Options, dtype: torch.dtyp
 
 def _suits_fused_adam(tensors: Sequence[Sequence[Tensor]]) -> bool:
     first = tensors[0][0]
-    return (
-        first.device.type in _FUSED_ADAM
-        and first.is_floating_point()
-        and all(t.is_contiguous() for one in tensors for t in one)
-    )
+    return first.device.type in _FUSED_ADAM and first.is_floating_point() and all(map(_contiguous, tensors))
+
+
+def _contiguous(tensors: Sequence[Tensor]) -> bool:
+    return all(map(Tensor.is_contiguous, tensors))
 
 
 def _fused_adam_(
@@ -215,39 +212,39 @@ def _one(
     o: Options,
     scratch: Tensor | None,
 ) -> None:
-    """`lamb_loop` for one contiguous tensor on the CPU, by pieces that stay in the cache.
+    """`lamb_loop` for one contiguous tensor on the CPU, whose update goes to scratch memory.
 
-    Memory traffic decides the time: gradient and moments are read and written once, weights are read
-    once for both norms, backwards, so that the scratch memory of the last pieces is still in the cache,
+    Memory traffic decides the time. Gradient and moments are read and written once. Weights are read for
+    both norms, backwards by pieces that stay in the cache, so that the end of the update is still there;
     and once more, forwards, to be changed.
     """
-    if scratch is None or scratch.dtype != param.dtype or scratch.numel() < param.numel():
-        scratch = param.new_zeros(param.numel())
-    flat = (t.view(-1).split(_PIECE) for t in (param, grad, exp_avg, exp_avg_sq))
-    weights, gradients, moments, squares = flat
-    updates = scratch[: param.numel()].split(_PIECE)
-    for update, g, m, v in zip(updates, gradients, moments, squares, strict=True):
-        _fused_adam_([update], [g if norm is None else g / norm], [m], [v], [step], o)
+    count = param.numel()
+    if scratch is None or scratch.dtype != param.dtype or scratch.numel() < count:
+        scratch = param.new_zeros(count)
+    update, weight = scratch[:count], param.view(-1)
+    _fused_adam_([update], [grad if norm is None else grad / norm], [exp_avg], [exp_avg_sq], [step], o)
+    pieces = [(update, weight)]
+    if count > _PIECE:
+        pieces = list(zip(update.split(_PIECE), weight.split(_PIECE), strict=True))
+    square = torch.dot if param.dtype in _DOT else _square
     update_square = weight_square = 0.0
-    for update, weight in zip(reversed(updates), reversed(weights), strict=True):
-        weight_square += _square(weight)
+    for u, w in reversed(pieces):
+        weight_square += square(w, w).item()
         if o.weight_decay != 0:
-            update.add_(weight, alpha=o.weight_decay)
-        update_square += _square(update)
+            u.add_(w, alpha=o.weight_decay)
+        update_square += square(u, u).item()
     ratio = 1.0
     if o.adapt and weight_square > 0 and update_square > 0:
         ratio = min(max(sqrt(weight_square) / sqrt(update_square), o.min_ratio), o.max_ratio)
-    for update, weight in zip(updates, weights, strict=True):
-        weight.add_(update, alpha=-o.lr * ratio)
+    for u, w in pieces:
+        w.add_(u, alpha=-o.lr * ratio)
     if not isfinite(update_square):
         scratch.zero_()
 
 
-def _square(tensor: Tensor) -> float:
-    """Sum of squares: a dot product is twice as fast as a norm, and accumulates as exactly as its dtype."""
-    if tensor.dtype in (torch.float32, torch.float64):
-        return torch.dot(tensor, tensor).item()
-    return torch.linalg.vector_norm(tensor, dtype=torch.float32).item() ** 2
+def _square(tensor: Tensor, _: Tensor) -> Tensor:
+    """Sum of squares of a dtype whose dot product would be rounded to it."""
+    return torch.linalg.vector_norm(tensor, dtype=torch.float32).square()
 
 
 def _reference(
@@ -271,7 +268,15 @@ def _reference(
 ) -> None:
     """LAMB's step for lists of tensors; ``steps`` count it already."""
     o = Options(lr, beta1, beta2, eps, weight_decay, bias_correction, adapt, min_ratio, max_ratio, maximize)
-    lamb_lists(params, grads, exp_avgs, exp_avg_sqs, steps, norm, o, fused=True, scratch=scratch)
+    lists = (params, grads, exp_avgs, exp_avg_sqs, steps)
+    small: list[int] = []
+    for index, tensors in enumerate(zip(*lists, strict=True)):
+        if tensors[0].numel() >= _LARGE and params[index].device.type == "cpu" and _contiguous(tensors[:4]):
+            _one(*tensors, norm, o, scratch)
+        else:
+            small.append(index)
+    if small:
+        lamb_lists(*([one[i] for i in small] for one in lists), norm, o, fused=True)
 
 
 def _samples(device: str, dtype: torch.dtype, generator: torch.Generator) -> Iterator[tuple[Any, ...]]:
