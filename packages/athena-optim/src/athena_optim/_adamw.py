@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide, fused_adamw_
-from athena_optim._base import evaluate, load_checked
+from athena_optim._base import count, evaluate, load_checked
 from athena_optim._buckets import in_order
 from athena_optim._checks import (
     NonFinite,
@@ -263,7 +263,7 @@ class AdamW(torch.optim.AdamW):
                 return False
             calls.append((group, lists, [state["step"] for state in states]))
         for group, lists, steps in calls:
-            torch._foreach_add_(steps, 1)
+            count(steps)
             fused_adamw_(group, lists, steps)
         return True
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athena_optim._base import new_step
+from athena_optim._base import count, new_step
 from athena_optim._buckets import buckets, in_order
 from athena_optim._rounding import round_stochastically
 
@@ -52,7 +52,7 @@ class Wide:
         """Update ``params`` and what ``state`` holds of them, in place."""
         states = [self._state(p, state) for p in params]
         steps = [one["step"] for one in states]
-        torch._foreach_add_(steps, 1)
+        count(steps)
         kept = [[one[name] for one in states] for name in self.moments]
         masters = params if self.stochastic else [one["master"] for one in states]
         grads = [p.grad for p in params if p.grad is not None]

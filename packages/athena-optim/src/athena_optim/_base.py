@@ -44,6 +44,17 @@ def new_step(param: Tensor, group: Mapping[str, Any]) -> Tensor:
     return torch.zeros((), dtype=torch.float32, device=param.device if on_device else "cpu")
 
 
+def count(steps: list[Tensor]) -> None:
+    """Add 1 to each step counter.
+
+    A number would be made a tensor anew for every counter on the CPU, at three times the cost.
+    """
+    if steps and steps[0].device.type == "cpu" and not torch.compiler.is_compiling():
+        torch._foreach_add_(steps, torch.ones((), device="cpu"), alpha=1.0)
+    else:
+        torch._foreach_add_(steps, 1)
+
+
 def scale(tensors: list[Tensor], factor: float | Tensor | list[Any]) -> None:
     """``tensors *= factor``, which may be one a tensor.
 

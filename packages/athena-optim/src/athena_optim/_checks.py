@@ -73,17 +73,20 @@ def check_distinct(params: Iterable[Any]) -> None:
         seen.add(id(tensor))
 
 
+def _alike(params: Sequence[Tensor]) -> bool:
+    """Whether all parameters with a gradient, and all gradients, are dense, real, of one device and dtype."""
+    held = [p for p in params if p.grad is not None]
+    kinds = {*map(_KIND, held), *map(_KIND, [p.grad for p in held])}
+    return len(kinds) == 1 and all(layout == torch.strided and d.is_floating_point for layout, d, _ in kinds)
+
+
 def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> bool:
     """Raise RuntimeError for a gradient of no use: sparse, complex, of another device or dtype.
 
-    Returns whether all parameters with a gradient, and all gradients, have one device and real dtype.
+    Returns True if all parameters with a gradient, and all gradients, have one device and real dtype.
     """
-    held = [p for p in params if p.grad is not None]
-    kinds = {*map(_KIND, held), *map(_KIND, [p.grad for p in held])}
-    if len(kinds) == 1 and not is_compiling():
-        ((layout, dtype, _),) = kinds
-        if layout == torch.strided and dtype.is_floating_point:
-            return True
+    if not is_compiling() and _alike(params):
+        return True
     for index, param in enumerate(params):
         grad = param.grad
         if grad is None:

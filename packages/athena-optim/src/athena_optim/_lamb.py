@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from athena_optim._base import Base, new_step, scalar
+from athena_optim._base import Base, count, new_step, scalar
 from athena_optim._checks import NonFinite
 from athena_optim._clip import check_clipping, prepare, total_norm
 from athena_optim._lamb_math import Options, lamb_, lamb_lists, lamb_loop
@@ -161,7 +161,7 @@ class Lamb(Base):
             max_ratio=group["max_ratio"],
             maximize=group["maximize"],
         )
-        torch._foreach_add_(steps, 1)
+        count(steps)
         lists = (params, grads, exp_avgs, exp_avg_sqs, steps)
         in_graph = group["capturable"] or is_compiling()
         if group["differentiable"] or (group["foreach"] is False and not group["fused"]):
