@@ -80,7 +80,7 @@ def failures(checks) -> set[str]:
         (Negating, "step leaves gradients as they are"),
         (Restless, "no gradients, no change"),
         (Twice, "step hooks run once"),
-        (Dull, "closure runs with gradients enabled, its value returned"),
+        (Dull, "closure runs with gradients enabled, its first value returned"),
         (partial(AdamW, maximize=True), "fifty steps lower a loss"),
     ],
 )

@@ -52,9 +52,9 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _train(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
+    """Take these steps with closures, which every optimizer takes and some need."""
     for step in steps:
-        _backward(model, step)
-        optimizer.step()
+        optimizer.step(partial(_backward, model, step))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _saved(state: Any) -> Any:
@@ -90,12 +90,12 @@ def example_group(target: GroupsFactory) -> list[dict[str, Any]]:
 def _resumes_exactly(target: OptimizerFactory, dtype: torch.dtype) -> None:
     model = _model(dtype)
     optimizer = target(_trainable(model))
-    _train(model, optimizer, range(3))
+    _train(model, optimizer, range(7))
     resumed_model = deepcopy(model)
     resumed = target(_trainable(resumed_model))
     resumed.load_state_dict(_saved(optimizer.state_dict()))
-    _train(model, optimizer, range(3, 6))
-    _train(resumed_model, resumed, range(3, 6))
+    _train(model, optimizer, range(7, 14))
+    _train(resumed_model, resumed, range(7, 14))
     _assert_same(resumed_model, model)
 
 
@@ -173,14 +173,21 @@ def _takes_empty_tensors(target: OptimizerFactory) -> None:
     assert torch.isfinite(one).all()
 
 
-def _copies(target: OptimizerFactory) -> None:
+def _copies(target: OptimizerFactory, copy: Callable[..., tuple[nn.Module, Optimizer]]) -> None:
     model = _model()
     optimizer = target(_trainable(model))
-    _train(model, optimizer, range(2))
-    copied_model, copied = deepcopy((model, optimizer))
-    _train(model, optimizer, range(2, 4))
-    _train(copied_model, copied, range(2, 4))
+    _train(model, optimizer, range(3))
+    copied_model, copied = copy((model, optimizer))
+    _train(model, optimizer, range(3, 10))
+    _train(copied_model, copied, range(3, 10))
     _assert_same(copied_model, model)
+
+
+def _unpickled(value: object) -> tuple[nn.Module, Optimizer]:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
 
 
 def _descends(target: OptimizerFactory) -> None:
@@ -188,26 +195,51 @@ def _descends(target: OptimizerFactory) -> None:
     optimizer = target(_trainable(model))
     first = _backward(model, 0)
     for _ in range(50):
-        optimizer.step()
-        _backward(model, 0)
+        optimizer.step(partial(_backward, model, 0))  # pyright: ignore[reportCallIssue, reportArgumentType]
     assert _backward(model, 0) < first
+
+
+def _needs_no_closure(target: OptimizerFactory) -> None:
+    ends = []
+    for with_closure in (True, False):
+        model = _model()
+        optimizer = target(_trainable(model))
+        for step in range(3):
+            if with_closure:
+                _train(model, optimizer, range(step, step + 1))
+            else:
+                _backward(model, step)
+                assert optimizer.step() is None
+        ends.append(model)
+    _assert_same(*ends)
+
+
+def common_checks(make: OptimizerFactory) -> Iterator[Check]:
+    """The laws of an optimizer and of a wrapper around one, which ``make`` makes from parameters."""
+    for dtype in (torch.float32, torch.bfloat16):
+        name = f"resumes exactly after weights_only loading, {str(dtype).removeprefix('torch.')}"
+        yield Check(name, partial(_resumes_exactly, make, dtype))
+    laws = {
+        "state is integer-keyed tensors and primitives": _has_plain_state,
+        "no gradients, no change": _rests_without_gradients,
+        "closure runs with gradients enabled, its first value returned": _runs_closure,
+        "a deep copy goes on alike": partial(_copies, copy=deepcopy),
+        "a pickled copy goes on alike": partial(_copies, copy=_unpickled),
+        "fifty steps lower a loss": _descends,
+    }
+    for name, law in laws.items():
+        yield Check(name, partial(law, make))
 
 
 def optimizer_checks(component: Component, target: OptimizerFactory) -> Iterator[Check]:  # noqa: ARG001
     """The laws of an optimizer, over float32 and bfloat16 where the state matters."""
-    for dtype in (torch.float32, torch.bfloat16):
-        name = f"resumes exactly after weights_only loading, {str(dtype).removeprefix('torch.')}"
-        yield Check(name, partial(_resumes_exactly, target, dtype))
+    yield from common_checks(target)
     laws = {
-        "state is integer-keyed tensors and primitives": _has_plain_state,
-        "no gradients, no change": _rests_without_gradients,
+        "closures are not needed": _needs_no_closure,
         "step leaves gradients as they are": _leaves_gradients,
-        "closure runs with gradients enabled, its value returned": _runs_closure,
         "step hooks run once": _runs_hooks_once,
         "takes groups added late": _takes_late_groups,
         "takes parameters with no elements": _takes_empty_tensors,
-        "a deep copy goes on alike": _copies,
-        "fifty steps lower a loss": _descends,
     }
     for name, law in laws.items():
         yield Check(name, partial(law, target))
