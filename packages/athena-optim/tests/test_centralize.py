@@ -242,3 +242,13 @@ def test_bad_options_and_sparse_gradients_are_refused():
     inner.param_groups[0]["params"][0].grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(RuntimeError, match="dense"):
         CentralizedGradients(inner).step()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_autocast_around_the_step_does_not_make_means_coarse(axis):
+    weight = nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.randn(8, 8) + 100
+    groups = [{"params": [weight], "output_axis": axis}]
+    with torch.autocast("cpu", torch.bfloat16):
+        CentralizedGradients(torch.optim.SGD(groups, lr=1.0)).step()
+    assert weight.grad.mean(1 - axis).abs().max() < 1e-4

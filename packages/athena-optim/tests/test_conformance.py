@@ -25,6 +25,16 @@ class Forgetful(AdamW):
         pass
 
 
+class Partial(AdamW):
+    """Loads the state of its first group only."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        for group in self.param_groups[1:]:
+            for parameter in group["params"]:
+                del self.state[parameter]
+
+
 class Negating(AdamW):
     """Negates gradients in place (pitfall 12)."""
 
@@ -77,6 +87,7 @@ def failures(checks) -> set[str]:
     ("optimizer", "law"),
     [
         (Forgetful, "resumes exactly after weights_only loading, float32"),
+        (Partial, "takes groups added late"),
         (Negating, "step leaves gradients as they are"),
         (Restless, "no gradients, no change"),
         (Twice, "step hooks run once"),

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
 from athena_optim import (
@@ -64,6 +64,8 @@ CLIPPINGS: dict[str, Callable[[Any], Any]] = {
 CHECKS = [
     *(f"train: {name}" for name in MAKERS),
     *(f"clip: {name}" for name in CLIPPINGS),
+    # torch's list ops take no mixture, if asked for them
+    *(f"mixed: {name}" for name in (*MAKERS, *CLIPPINGS) if "foreach" not in name),
     *(f"checkpoint: {case.name}" for case in CASES),
 ]
 # Sums of a few tens of float64 numbers in another order, a few steps deep; steps divide by square roots.
@@ -137,6 +139,40 @@ def check_clip(mesh: dist.DeviceMesh, clip: Callable[[Any], Any]) -> None:
         torch.testing.assert_close(whole(norms[0]), norms[1], **CLOSE)
 
 
+def check_mixed(mesh: dist.DeviceMesh, name: str) -> None:
+    """Sharded parameters beside one that every process holds whole, as FSDP2's ignored ones are."""
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(s, generator=generator, dtype=torch.float64) for s in ((5, 4), (3, 4), (6,))]
+    gradients = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in values]
+
+    def put(tensors: list[Tensor], *, sharded: bool) -> list[Tensor]:
+        count = 2 if sharded else 0
+        return [distribute_tensor(t.clone(), mesh, [Shard(0)]) for t in tensors[:count]] + [
+            t.clone() for t in tensors[count:]
+        ]
+
+    ends = []
+    for sharded in (True, False):
+        params = [nn.Parameter(one) for one in put(values, sharded=sharded)]
+
+        def closure(params: list[nn.Parameter] = params, sharded: bool = sharded) -> Tensor:
+            for param, gradient in zip(params, put(gradients, sharded=sharded), strict=True):
+                param.grad = gradient
+            return torch.zeros(())
+
+        if name in CLIPPINGS:
+            closure()
+            CLIPPINGS[name](params)
+            ends.append([whole(p.grad) for p in params])
+            continue
+        optimizer = MAKERS[name](params, lr=0.05)
+        for _ in range(3):
+            optimizer.step(closure)  # type: ignore[arg-type]
+        ends.append([whole(p).detach() for p in params])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, **CLOSE)
+
+
 def state_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     return {"model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
 
@@ -191,6 +227,8 @@ def work(rank: int, folder: Path) -> None:
             mesh = init_device_mesh("cpu", (2,))
             if kind == "train":
                 check_train(mesh, MAKERS[name])
+            elif kind == "mixed":
+                check_mixed(mesh, name)
             elif kind == "clip":
                 check_clip(mesh, CLIPPINGS[name])
             else:

@@ -296,3 +296,40 @@ def test_a_state_dict_of_another_version(case):
             optimizer.load_state_dict(state)
         one_line(caught)
         assert_same(snapshot(optimizer, params), before)
+
+
+@every_optimizer
+def test_a_model_that_was_moved_changes_nothing(case):
+    """The state has another dtype: one line, before any parameter steps, and what to do about it."""
+    params = [nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(2, 2))]
+    optimizer = case.make(params)
+    advance(optimizer, params, range(1))
+    params[1].data = params[1].data.double()
+    for param in params:
+        param.grad = torch.ones_like(param)
+    before = snapshot(optimizer, params)
+    with pytest.raises(RuntimeError, match="state must have its parameter's dtype and device") as caught:
+        optimizer.step()
+    one_line(caught)
+    assert_same(snapshot(optimizer, params), before)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+
+
+@every_optimizer
+def test_cut_or_mistyped_state_dicts_are_refused(case):
+    params = [nn.Parameter(torch.ones(3, 3))]
+    optimizer = case.make(params)
+    advance(optimizer, params, range(1))
+    good = optimizer.state_dict()
+    text_keys = {**good, "state": {str(key): value for key, value in good["state"].items()}}
+    bad_rate = {**good, "param_groups": [{**group, "lr": -1.0} for group in good["param_groups"]]}
+    texts = {"got the key '0'": text_keys, "`lr` must be finite and at least 0": bad_rate}
+    if "step" in good["state"][0]:
+        cut = {name: value for name, value in good["state"][0].items() if name != "step"}
+        texts["lacks step"] = {**good, "state": {0: cut}}
+    before = snapshot(optimizer, params)
+    for text, state_dict in texts.items():
+        with pytest.raises(ValueError, match=text):
+            optimizer.load_state_dict(state_dict)
+        assert_same(snapshot(optimizer, params), before)

@@ -300,3 +300,21 @@ def test_bad_options_are_refused(options, error, message):
 def test_bad_bounds_of_a_group_are_refused():
     with pytest.raises(ValueError, match="min_ratio"):
         Lamb([{"params": make(), "min_ratio": 3.0, "max_ratio": 1.0}])
+
+
+def test_clipping_is_refused_where_it_would_do_nothing():
+    with pytest.raises(ValueError, match="`max_norm` has no effect with `normalize_gradients`"):
+        Lamb(make(), max_norm=1.0, normalize_gradients=True)
+
+
+def test_scratch_memory_is_made_once_a_dtype():
+    params = [nn.Parameter(torch.ones(PIECE, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    optimizer = Lamb([{"params": [param]} for param in params])
+    places = []
+    for _ in range(2):
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        places.append({dtype: one.data_ptr() for dtype, one in optimizer._scratch.items()})
+    assert places[0] == places[1]
+    assert len(places[0]) == 2

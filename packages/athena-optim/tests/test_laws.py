@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 from typing import Any
 
@@ -131,21 +132,25 @@ def test_muons_step_moves_all_singular_values_alike():
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_lower_precision_stays_close_to_float64(case, dtype):
-    """Ten small steps; Muon's iteration is in bfloat16 whatever the parameters are."""
-    results = []
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)], ids=str)
+def test_lower_precision_moves_as_float64_does(case, dtype, bound):
+    """Each tensor's way in ten steps, relative to its length: 1 if it stayed where it was.
+
+    A step of 0.2 meets a rounding of up to 2**-24, or 2**-8, of a weight near 1. Ten add up to about a
+    hundredth of the way in bfloat16, and to a sixth in a tensor of one element whose way turned back.
+    """
+    known = inspect.signature(case.make).parameters
+    rates = {name: 0.2 for name in ("lr", "adamw_lr") if name in known}
+    starts, ways = [p for p in make_parameters(dtype) if p.numel()], []
     for kind in (torch.float64, dtype):
-        params = make_parameters(dtype)
-        params = [nn.Parameter(p.detach().to(kind)) for p in params]
-        optimizer = case.make(params, lr=1e-3, weight_decay=0.1)
+        params = [nn.Parameter(p.detach().to(kind, copy=True)) for p in starts]
+        optimizer = case.make(params, **rates, weight_decay=0.1)
         for step in range(10):
-            gradients = [g.to(kind) for g in draw_gradients(make_parameters(dtype), step)]
+            gradients = [g.to(kind) for g in draw_gradients(starts, step)]
             optimizer.step(gradient_closure(params, gradients))
-        results.append([p.detach().double() for p in params])
-    # relative to the largest weight, since it is that one's rounding
-    bound = max(TOLERANCE[dtype], case.precision)
-    torch.testing.assert_close(*results, rtol=bound, atol=bound)
+        ways.append([p.detach().double() - p0.detach() for p, p0 in zip(params, starts, strict=True)])
+    for exact, rounded in zip(*ways, strict=True):
+        assert (rounded - exact).norm() < bound * exact.norm()
 
 
 @every

@@ -336,3 +336,27 @@ def test_refuses_options_of_adamw_outside_their_ranges(options):
 def test_refuses_to_orthogonalize_a_vector():
     with pytest.raises(ValueError, match="number 1 of the group has 1"):
         Muon([torch.zeros(2, 2), torch.zeros(3)], orthogonalize=True)
+
+
+def test_a_tensor_rate_serves_vectors_of_any_strides():
+    """torch's list ops want a number; its fused kernel wants no strides."""
+    ends = []
+    for rate in (torch.tensor(1e-3), 1e-3):
+        matrix, vector = nn.Parameter(torch.eye(4)), nn.Parameter(torch.zeros(6)[::2])
+        optimizer = Muon([matrix, vector], adamw_lr=rate)
+        matrix.grad, vector.grad = torch.ones(4, 4), torch.ones(3)
+        optimizer.step()
+        ends.append(vector.detach().clone())
+    torch.testing.assert_close(*ends)
+
+
+def test_autocast_around_the_step_does_not_change_the_dtype_of_products():
+    ends = []
+    for enabled in (True, False):
+        torch.manual_seed(0)
+        matrix = nn.Parameter(torch.randn(6, 4))
+        matrix.grad = torch.randn(6, 4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            Muon([matrix], ns_dtype="float32").step()
+        ends.append(matrix.detach())
+    assert torch.equal(*ends)

@@ -138,6 +138,11 @@ def test_the_momentum_is_left_alone_by_default_and_tensors_are_filled():
         ({"fall_steps": -1}, "`fall_steps` must be at least 0; got -1"),
         ({"momentum": (0.95, 1.0)}, r"`momentum` must be two numbers in \[0, 1\); got \(0.95, 1.0\)"),
         ({"momentum": (math.nan, 0.9)}, "`momentum`"),
+        ({"momentum": 0.9}, r"`momentum` must be two numbers in \[0, 1\); got 0.9. Pass that of the ends"),
+        ({"momentum": (0.9, 0.8, 0.7)}, r"`momentum` must be two numbers .* got \(0.9, 0.8, 0.7\)"),
+        ({"momentum": ()}, r"`momentum` must be two numbers .* got \(\)"),
+        ({"momentum": ("0.9", 0.8)}, "`momentum` must be two numbers .* got"),
+        ({"momentum": "ab"}, "`momentum` must be two numbers .* got 'ab'"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -145,6 +150,13 @@ def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         one_cycle(optimizer, total_steps=10, **options)
     assert "initial_lr" not in optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize("name", ["initial_ratio", "min_ratio"])
+@pytest.mark.parametrize("ratio", ["x", None])
+def test_a_ratio_that_is_no_number_is_refused(name, ratio):
+    with pytest.raises(TypeError, match=f"`{name}` must be a number; got {ratio!r}. Convert it"):
+        one_cycle(OPTIMIZERS["SGD"](0.3), total_steps=10, **{name: ratio})
 
 
 def test_an_optimizer_without_momentum_is_refused():

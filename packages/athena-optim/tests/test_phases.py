@@ -89,6 +89,13 @@ def test_a_bad_ratio_is_refused(name, ratio):
     refused(name, options, ValueError, rf"`min_ratio` must lie in \[0, 1\], .* got {ratio}")
 
 
+@pytest.mark.parametrize("name", [name for name in PHASE if name not in ENDLESS])
+@pytest.mark.parametrize("ratio", ["x", None, [0.1]])
+def test_a_ratio_that_is_no_number_is_refused(name, ratio):
+    options = {PHASE[name]: 1, "total_steps": 10, "min_ratio": ratio}
+    refused(name, options, TypeError, "`min_ratio` must be a number; got .* Convert it")
+
+
 @pytest.mark.parametrize("name", PHASE)
 def test_an_int_is_steps_and_a_float_is_a_share(name):
     more = {"decay_steps": 0} if name == "wsd" else {}  # leaves room for a warm-up of the whole run

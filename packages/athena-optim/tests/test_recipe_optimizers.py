@@ -337,8 +337,23 @@ def test_wrappers_hold_what_is_inside_them():
             {"optimizers": ("lokahead(adamw)",)},
             r"unknown optimizer-wrapper `lokahead`. Did you mean `lookahead`\?",
         ),
-        ({"optimizers": ("lookahead",)}, "unknown optimizer `lookahead`"),
-        ({"optimizers": ("adamw(adamw)",)}, "unknown optimizer-wrapper `adamw`"),
+        ({"optimizers": ("lookahead",)}, r"`lookahead` is a wrapper .* Write lookahead\(adamw\)"),
+        (
+            {"optimizers": ("adamw(lookahead)",)},
+            r"`lookahead` is a wrapper .* got 'adamw\(lookahead\)'. Write lookahead\(adamw\)",
+        ),
+        (
+            {"optimizers": ("athena-optim/sam",)},
+            r"`athena-optim/sam` is a wrapper .* Write athena-optim/sam\(adamw\)",
+        ),
+        (
+            {"optimizers": ("lamb(adamw)",)},
+            r"`lamb` is an optimizer and must be innermost; got 'lamb\(adamw\)'. Write lookahead\(lamb\)",
+        ),
+        (
+            {"optimizers": ("lookahead(lookahead(adamw))",)},
+            "optimizer-wrapper `lookahead`: `optimizer` must have no Lookahead inside; got one. Keep one",
+        ),
         ({"optimizers": ("adamw", "adamw")}, "`optimizers` must hold each value once; got adamw twice"),
         ({"optimizers": ()}, "`optimizers` must hold at least one"),
         ({"batch_sizes": (8, 8)}, "`batch_sizes` must hold each value once"),
@@ -357,8 +372,13 @@ def test_wrappers_hold_what_is_inside_them():
         ({"options": {"adamw": {"esp": 1.0}}}, r"unknown option `esp`. Did you mean `eps`\?"),
         ({"options": {"lookahead": {"k": 0}}}, "optimizer-wrapper `lookahead`: .*`k`"),
         ({"schedules": {"adam": "wsd"}}, r"unknown optimizer `adam`. Did you mean `adamw`\?"),
+        ({"schedules": {"lookahead": "wsd"}}, "`schedules` must name optimizers; `lookahead` is a wrapper"),
         ({"schedules": {"adamw": "warmup-cosin"}}, r"unknown schedule `warmup-cosin`. Did you mean"),
         ({"schedule": Configured("schedule", "wsd", {"warmup_steps": 2.0})}, "schedule `wsd`: "),
+        (
+            {"schedule": Configured("schedule", "wsd", {"warmup_steps": "2"})},
+            "schedule `wsd`: `warmup_steps`",
+        ),
     ],
 )
 def test_bad_options_are_one_line_before_anything_is_trained(npz, tmp_path, options, message):
@@ -397,7 +417,7 @@ def test_labels_may_be_texts_and_their_column_anywhere(tmp_path):
     data = read_labelled(tmp_path / "a.csv")
     assert data.labels.tolist() == [0, 1] * 6
     assert data.features[:2].tolist() == [[0.5, -1000.0], [1.5, -1000.0]]
-    (tmp_path / "b.csv").write_text("label,width,height\n" + "\n".join(rows))
+    (tmp_path / "b.csv").write_text(" label, width, height\n" + "\n".join(rows))
     assert np.array_equal(read_labelled(tmp_path / "b.csv").features, data.features)
     np.savez(tmp_path / "c.npz", features=data.features, labels=np.array(["setosa", "virginica"] * 6))
     assert read_labelled(tmp_path / "c.npz").labels.tolist() == [0, 1] * 6
@@ -408,6 +428,12 @@ def test_labels_may_be_texts_and_their_column_anywhere(tmp_path):
     [
         ("", "is empty"),
         ("1,2,3\n4,5,6\n", "line 1: must name the columns; got numbers"),
+        (
+            "a,b,c\n" + "1,2,3\n4,5,6\n" * 30,
+            "line 1: must name a column `label`; got a, b, c. Rename the one that holds the classes",
+        ),
+        ("a,b,c\n1,2,3\n4,5,6\n", "must name a column `label`; got a, b, c"),
+        (",".join(f"c{i}" for i in range(12)) + "\n", "got c0, .*, c9 and 2 more. Rename"),
         ("a,label\n1,0\n2\n", "line 3: must have 2 fields; got 1"),
         ("a,b,label\n1,2,0\n\n1,two,0\n", "line 4: column `b` must be a number; got 'two'"),
         ("a,label\n" + "1,0\n" * 12, "at least 10 examples of at least 2 classes; got 12 of 1"),

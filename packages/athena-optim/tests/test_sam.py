@@ -158,9 +158,10 @@ def test_calls_out_of_order_are_refused():
     with pytest.raises(RuntimeError, match=r"`restore` must follow perturb\(\)"):
         optimizer.restore()
     closure()
-    optimizer.perturb()
     saved = optimizer.state_dict()
+    optimizer.perturb()
     for action in (
+        optimizer.state_dict,
         optimizer.perturb,
         optimizer.step,
         lambda: optimizer.step(closure),
@@ -269,3 +270,20 @@ def test_sparse_gradients_and_a_bad_policy_are_refused():
     weight.grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(RuntimeError, match="dense"):
         SAM(torch.optim.SGD([weight])).perturb()
+
+
+@pytest.mark.parametrize(("policy", "end"), [("raise", None), ("skip", [1.0, 1.0]), ("zero", [1.0, 1.0])])
+def test_the_policy_holds_for_second_gradients_between_perturb_and_step_too(policy, end):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = SAM(torch.optim.SGD([weight], lr=1.0), nonfinite=policy)
+    weight.grad = torch.ones(2)
+    optimizer.perturb()
+    weight.grad = torch.tensor([math.nan, 1.0])
+    optimizer.restore()
+    if end is None:
+        with pytest.raises(RuntimeError, match="gradients must be finite"):
+            optimizer.step()
+        return
+    optimizer.step()
+    assert weight.tolist() == end
+    assert optimizer.skipped is (policy == "skip")

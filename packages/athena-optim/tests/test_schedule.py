@@ -319,6 +319,13 @@ def test_a_schedule_and_its_optimizer_are_copied_together():
     assert advance(other, 5) == expected
 
 
+def test_what_is_no_function_is_refused():
+    optimizer = sgd(0.5)
+    with pytest.raises(TypeError, match="`factor` must be a function of the step; got 'x'"):
+        FactorSchedule(optimizer, "x")  # type: ignore[arg-type]
+    assert "initial_lr" not in optimizer.param_groups[0]
+
+
 def test_a_function_of_ones_own_is_a_schedule():
     schedule = FactorSchedule(sgd(0.5), lambda step: 2.0**-step)
     assert [rates[0][0] for rates in advance(schedule, 3)] == [0.5, 0.25, 0.125]

@@ -248,21 +248,6 @@ def test_distributed_checkpoints_go_on_alike(wrap, flat):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, while it compiles
-@pytest.mark.parametrize("name", ["lookahead", "centralized"])
-def test_a_compiled_step_equals_eager(name):
-    models = [make_model() for _ in range(2)]
-    optimizers = [WRAPPERS[name](torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)) for m in models]
-    steps = [optimizers[0].step, torch.compile(optimizers[1].step, backend="eager")]
-    for number in range(7):
-        for model, step in zip(models, steps, strict=True):
-            model.zero_grad()
-            (model(torch.full((2, 6), 0.1 * number)) - 1).square().mean().backward()
-            step()
-    for eager, compiled in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(eager, compiled)
-
-
 def _train_sharded(rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -316,3 +301,30 @@ def test_sharded_parameters_step_as_whole_ones():
 
 if __name__ == "__main__":
     _train_sharded(port=int(sys.argv[1]), rank=int(sys.argv[2]))
+
+
+@pytest.mark.parametrize("wrap", [Lookahead, CentralizedGradients, SAM])
+def test_autograd_through_a_wrapper_is_refused(wrap):
+    """They change gradients or parameters outside of it: hypergradients would be wrong."""
+    inner = AdamW([nn.Parameter(torch.ones(2))], differentiable=True)
+    with pytest.raises(RuntimeError, match="does not support `differentiable`"):
+        wrap(inner)
+
+
+def test_weights_to_evaluate_are_found_inside_another_librarys_wrapper():
+    """Accelerate's holds the optimizer as `.optimizer`."""
+
+    class Holder(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = Lookahead(torch.optim.SGD([weight], lr=0.25))
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    with evaluation_weights(Holder(optimizer)):
+        assert weight.item() == 1.0
+    with evaluation_weights(Holder(torch.optim.SGD([weight], lr=1.0))):
+        assert weight.item() == 0.75
+    with pytest.raises(TypeError, match=r"`optimizer` must be a torch\.optim\.Optimizer; got Linear"):
+        evaluation_weights(nn.Linear(1, 1))

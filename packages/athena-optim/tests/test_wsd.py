@@ -112,3 +112,17 @@ def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         wsd(optimizer, **{"warmup_steps": 1, "total_steps": 10, **options})
     assert "initial_lr" not in optimizer.param_groups[0]
+
+
+def test_no_length_of_the_decay_is_not_one():
+    """None means all that the warm-up leaves to the shared phases, and nothing here."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(TypeError, match=r"`decay_steps` must be a number .* got None. Leave it out"):
+        wsd(optimizer, warmup_steps=1, total_steps=10, decay_steps=None)  # type: ignore[arg-type]
+    assert "initial_lr" not in optimizer.param_groups[0]
+
+
+def test_a_ratio_that_is_no_number_is_refused_also_by_the_exponential():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(TypeError, match="`min_ratio` must be a number; got 'x'"):
+        wsd(optimizer, warmup_steps=1, total_steps=10, decay="exponential", min_ratio="x")  # type: ignore[arg-type]

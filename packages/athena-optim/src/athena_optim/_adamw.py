@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal, get_args
@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from athena_optim._adamw_wide import DTYPES, FUSED_DEVICES, Wide, fused_adamw_
+from athena_optim._adamw_wide import DTYPES, Wide, fused_adamw_
 from athena_optim._base import count, evaluate, load_checked
-from athena_optim._buckets import in_order
+from athena_optim._buckets import FUSED_DEVICES, in_order
 from athena_optim._checks import (
     NonFinite,
     check_distinct,
@@ -20,6 +20,8 @@ from athena_optim._checks import (
     check_gradients,
     check_group,
     check_nonfinite,
+    check_placement,
+    check_states,
 )
 from athena_optim._clip import check_clipping, prepare
 
@@ -97,11 +99,12 @@ class AdamW(torch.optim.AdamW):
             dtype, torch's way; updates below a part in 256 of a weight are lost. ``"float32"``: moments
             and a master copy in float32, 12 bytes of state a parameter. ``"stochastic"``: bfloat16 only;
             computed in float32, weights and moments rounded up or down at random so that the mean is
-            right (`athena_optim.round_stochastically`), 4 bytes. Others keep their dtype.
+            right (`athena_optim.round_stochastically`), 4 bytes. Both use the fused kernel, whatever
+            ``foreach`` and ``fused`` say. Other parameters keep their dtype, and torch's step.
         seed: of the random roundings, which are a function of it and of the step alone.
 
-    With a GradScaler and clipping, gradients are unscaled first, so the bound is in true units,
-    and a step with infinite gradients is skipped by the scaler. A closure runs once, before clipping.
+    A GradScaler unscales gradients before the step, so bounds are in true units, and skips a step with
+    infinite ones. A closure runs once, before clipping. A warm-up is a schedule's, such as `warmup_cosine`.
 
     Raises ValueError for options outside their ranges, and for more than one way of clipping;
     RuntimeError for sparse gradients and for ``fused`` together with ``foreach`` or ``differentiable``,
@@ -155,7 +158,7 @@ class AdamW(torch.optim.AdamW):
         if capturable and precision == "stochastic":
             raise RuntimeError("`precision` 'stochastic' does not support `capturable`. Use 'float32'.")
         params = _materialised(params)
-        if fused is None and not foreach and not differentiable:
+        if fused is None and foreach is None and not differentiable:
             fused = (
                 all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in _tensors(params))
                 or None
@@ -179,15 +182,16 @@ class AdamW(torch.optim.AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-        if given or nonfinite is not None or precision != "param":
-            # The scaler would leave unscaling to the fused kernel, after clipping; so it must not.
-            self._step_supports_amp_scaling = False
+        # A GradScaler would leave unscaling and skipping to the fused kernel, which not every step calls.
+        self._step_supports_amp_scaling = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its own options checked first."""
         if not isinstance(param_group, dict):
             raise TypeError(f"`param_group` must be a dict; got {type(param_group).__name__}.")
         check_group(param_group)
+        check_placement(param_group)
+        check_flags({**self.defaults, **param_group})
         params = param_group["params"]
         if not isinstance(params, Tensor | set):
             param_group["params"] = params = list(params)
@@ -197,14 +201,27 @@ class AdamW(torch.optim.AdamW):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave, every tensor with the dtype it was saved with.
+        """Load what `state_dict` gave, also of a model in another dtype.
 
         Raises ValueError, and changes nothing, if it is of another optimizer or model.
         """
-        names = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+        if any(group.get("decoupled_weight_decay") is False for group in state_dict.get("param_groups", ())):
+            raise ValueError(
+                "`state_dict` must be of AdamW; got one of Adam, whose decay is not decoupled. "
+                "Load it into torch.optim.Adam."
+            )
+        names = frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"})
+        own_dtype = frozenset({"step"})
         if self.precision == "float32":
-            names.add("master")
-        load_checked(self, super().load_state_dict, state_dict, frozenset(names))
+            names |= {"master"}
+            own_dtype = names
+        load_checked(self, super().load_state_dict, state_dict, names, own_dtype)
+        for group in self.param_groups:
+            # torch's AdamW leaves `fused` at None, here that is a choice made on construction.
+            if self.defaults["fused"] and group["fused"] is None and group["foreach"] is None:
+                group["fused"] = not group["differentiable"]
+                for state in (self.state[p] for p in group["params"] if p in self.state):
+                    state["step"] = state["step"].to(state["exp_avg"].device, torch.float32)
         if self.precision != "param":
             for group in self.param_groups:
                 self._wide(group).adopt(group["params"], self.state)
@@ -229,13 +246,8 @@ class AdamW(torch.optim.AdamW):
         )
         if self.skipped:
             return loss
-        if self.precision != "param":
-            for index, group in enumerate(self.param_groups):
-                wide = [p for p in group["params"] if p.grad is not None and p.dtype in DTYPES]
-                if wide:
-                    self._wide(group).step(wide, self.state, seed=(self.seed, index))
         if not (alike and self.precision == "param" and self._step_fused()):
-            self._step_torch()
+            self._step_sorted(params)
         # The fused kernels count no change in place, by which autograd knows a graph that is out of date.
         torch.autograd.graph.increment_version([p for p in params if p.grad is not None])
         return loss
@@ -246,7 +258,7 @@ class AdamW(torch.optim.AdamW):
 
         With 2,000 small tensors, what torch's step does besides calling its kernel takes as long as that.
         """
-        if torch.compiler.is_compiling() or getattr(self, "grad_scale", None) is not None:
+        if torch.compiler.is_compiling():
             return False
         calls = []
         for group in self.param_groups:
@@ -267,13 +279,29 @@ class AdamW(torch.optim.AdamW):
             fused_adamw_(group, lists, steps)
         return True
 
-    def _step_torch(self) -> None:
+    def _step_sorted(self, params: list[Tensor]) -> None:
+        """Update parameters of any kinds, each in its own way."""
+        own = [p for p in params if self.precision == "param" or p.dtype not in DTYPES]
+        check_states(self, own, ("exp_avg", "exp_avg_sq"))
+        if self.precision != "param":
+            for index, group in enumerate(self.param_groups):
+                wide = [p for p in group["params"] if p.grad is not None and p.dtype in DTYPES]
+                if wide:
+                    self._wide(group).step(wide, self.state, seed=(self.seed, index))
         try:
             _unhooked(torch.optim.AdamW.step)(self)
         finally:
             for group in self._strided:
                 group["fused"] = True
             self._strided.clear()
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise ValueError unless all options of a group are allowed."""
+        check_group(options)
+
+    def required_names(self, state: Mapping[str, Any]) -> frozenset[str]:
+        """What the state of a parameter must hold that holds ``state``."""
+        return frozenset({"step", "exp_avg", "exp_avg_sq"} if state else ())
 
     def _wide(self, group: dict[str, Any]) -> Wide:
         return Wide(group, stochastic=self.precision == "stochastic")

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from athena_optim._base import count, new_step
-from athena_optim._buckets import buckets, in_order
+from athena_optim._buckets import FUSED_DEVICES, buckets, in_order
 from athena_optim._rounding import round_stochastically
 
 #: Dtypes of parameters that are updated in float32.
 DTYPES = frozenset({torch.bfloat16, torch.float16})
-#: Devices on which torch has a fused AdamW.
-FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
 class Wide:
@@ -86,11 +84,13 @@ class Wide:
         return own
 
     def adopt(self, params: Iterable[Tensor], state: dict[Tensor, Any]) -> None:
-        """Make what was loaded from an optimizer without master copies one with them."""
+        """Give loaded state the dtypes that it has here, and a master copy where one is missing."""
         for param in params:
             own = state.get(param, {})
-            if not self.stochastic and param.dtype in DTYPES and own and "master" not in own:
-                own.update({name: own[name].float() for name in self.moments})
+            with_master = param.dtype in DTYPES and not self.stochastic
+            dtype = torch.float32 if with_master else param.dtype
+            own.update({name: own[name].to(dtype) for name in self.moments if name in own})
+            if own and with_master and "master" not in own:
                 own["master"] = param.detach().to(torch.float32, copy=True)
 
     def _adamw(

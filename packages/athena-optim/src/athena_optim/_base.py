@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from athena_optim._checks import (
     NonFinite,
+    check_complete,
     check_distinct,
     check_flags,
     check_gradients,
     check_group,
     check_nonfinite,
+    check_placement,
     check_state_dict,
+    check_states,
 )
 from athena_optim._clip import usable
 
@@ -78,13 +81,24 @@ def add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Te
         torch._foreach_add_(params, directions, alpha=scale)
 
 
+class Checked(Protocol):
+    """An optimizer that says what its options and its state must be."""
+
+    state: Any
+    param_groups: list[dict[str, Any]]
+
+    def check(self, options: Mapping[str, Any]) -> None: ...
+    def required_names(self, state: Mapping[str, Any]) -> frozenset[str]: ...
+    def register_load_state_dict_pre_hook(self, hook: Any) -> Any: ...
+
+
 class Base(torch.optim.Optimizer):
     """Base of this package's own optimizers.
 
     A subclass says what its state holds (`state_names`), makes it (`new_state`), checks its own options
     (`check`) and updates one group (`update`). Everything else, torch's contract, is here: one closure
     call with gradients enabled, hooks, no-op without gradients, state made on the first gradient, and
-    loading that keeps every dtype (torch's casts the float32 state of bfloat16 parameters down).
+    loading that keeps the dtypes of what is not of its parameter's (torch casts everything).
 
     Args:
         params: parameters or groups.
@@ -94,11 +108,12 @@ class Base(torch.optim.Optimizer):
     """
 
     state_names: ClassVar[frozenset[str]]
+    #: Those whose dtype is not the parameter's.
+    own_dtype_names: ClassVar[frozenset[str]] = frozenset({"step"})
 
     def __init__(
         self, params: Iterable[Any], defaults: dict[str, Any], *, nonfinite: NonFinite | None
     ) -> None:
-        check_flags(defaults)
         check_nonfinite(nonfinite)
         self.nonfinite: NonFinite | None = nonfinite
         self.skipped = False  # whether the last step was one that `nonfinite` skipped
@@ -133,6 +148,7 @@ class Base(torch.optim.Optimizer):
         self.skipped = not self.prepare(params)
         if self.skipped:
             return loss
+        check_states(self, params, self.state_names - self.own_dtype_names)
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
             for group in self.param_groups:
                 held = [p for p in group["params"] if p.grad is not None]
@@ -152,7 +168,10 @@ class Base(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its options checked first."""
-        self.check({**self.defaults, **param_group})
+        options = {**self.defaults, **param_group}
+        self.check(options)
+        check_flags(options)
+        check_placement(param_group)
         params = param_group["params"]
         if not isinstance(params, Tensor | set):
             param_group["params"] = params = list(params)
@@ -160,30 +179,41 @@ class Base(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave, every tensor with the dtype it was saved with.
+        """Load what `state_dict` gave, also of a model in another dtype.
 
         Raises ValueError, and changes nothing, if it is of another optimizer or model.
         """
-        load_checked(self, super().load_state_dict, state_dict, self.state_names)
+        load_checked(self, super().load_state_dict, state_dict, self.state_names, self.own_dtype_names)
+
+    def required_names(self, state: Mapping[str, Any]) -> frozenset[str]:
+        """What the state of a parameter must hold that holds ``state``."""
+        return self.state_names if state else frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"nonfinite": self.nonfinite, "skipped": self.skipped}
 
 
 def load_checked(
-    optimizer: torch.optim.Optimizer,
+    optimizer: Checked,
     load: Callable[[dict[str, Any]], None],
     state_dict: dict[str, Any],
     state_names: frozenset[str],
+    own_dtype_names: frozenset[str],
 ) -> None:
-    """Let torch's ``load`` take a state dict once it is checked, and undo its casts of state tensors.
+    """Let torch's ``load`` take a state dict once it is checked.
 
+    torch casts all state to the dtype of its parameter, which is undone for what has a dtype of its own.
     The check is a hook that runs after the user's own, which may adapt a foreign state dict.
     """
     adapted: list[dict[str, Any]] = []
 
-    def check(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    def check(optimizer: Checked, state_dict: dict[str, Any]) -> None:
         check_state_dict(optimizer, state_dict, state_names)
+        for group in state_dict["param_groups"]:
+            optimizer.check(group)
+            for key in group["params"]:
+                state = state_dict["state"].get(key, {})
+                check_complete(key, state, optimizer.required_names(state))
         adapted.append(state_dict)
 
     handle = optimizer.register_load_state_dict_pre_hook(check)
@@ -194,6 +224,8 @@ def load_checked(
     params = (p for group in optimizer.param_groups for p in group["params"])
     keys = (key for group in adapted[0]["param_groups"] for key in group["params"])
     for param, key in zip(params, keys, strict=True):
-        for entry, saved in adapted[0]["state"].get(key, {}).items():
-            if isinstance(saved, Tensor) and saved.dtype != optimizer.state[param][entry].dtype:
-                optimizer.state[param][entry] = saved.to(param.device, copy=True)
+        saved = adapted[0]["state"].get(key, {})
+        for entry in own_dtype_names & saved.keys():
+            loaded, value = optimizer.state[param][entry], saved[entry]
+            if isinstance(value, Tensor) and value.dtype != loaded.dtype:
+                optimizer.state[param][entry] = value.to(loaded.device, copy=True)

@@ -12,11 +12,23 @@ from torch.compiler import is_compiling
 #: Elements of a bucket on the CPU. Several such tensors fit the second-level caches of two cores, and an
 #: op's result is small enough for the allocator to hand out memory that it has used before.
 PIECE = 2**17
+#: Devices on which torch has fused kernels of Adam and AdamW.
+FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a DTensor, of which this process may hold a part; found without importing them."""
+    return hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a DTensor, sharing its memory; any other tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportCallIssue]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportCallIssue]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A DTensor gathered from all processes; any other tensor as it is."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportCallIssue]
 
 
 def in_order(*lists: Sequence[Tensor]) -> bool:
@@ -25,6 +37,8 @@ def in_order(*lists: Sequence[Tensor]) -> bool:
     torch's fused kernels on the CPU take that for granted: they walk memory and know no strides, so they
     would update with the wrong elements, and overwrite what lies between.
     """
+    if len({*map(type, lists[0])}) > 1 and len({is_sharded(tensor) for tensor in lists[0]}) > 1:
+        return False  # nor do they take sharded and whole tensors together
     if all(all(map(Tensor.is_contiguous, one)) for one in lists):
         return True
     rows = list(zip(*lists, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
 from athena_optim._base import evaluate
-from athena_optim._buckets import PIECE
+from athena_optim._buckets import PIECE, is_sharded
 from athena_optim._checks import NonFinite, check_gradients, check_nonfinite
 from athena_optim._clip import check_clipping, prepare, with_gradients
 from athena_optim._wrapper import Wrapper, chain, replayed
@@ -64,26 +63,23 @@ def _layout(grad: Tensor, axis: int, groups: int) -> tuple[Tensor, int, list[int
     return grad.unflatten(0, (groups, -1)), axis + 1, [d for d in range(1, grad.ndim + 1) if d != axis + 1]
 
 
+@torch.autocast("cpu", enabled=False)  # which would make the products coarse
 def _centralize_(grad: Tensor, axis: int, groups: int) -> None:
     """`centralize_gradient` in place, on the CPU by so many output units at a time that they fit a cache."""
     units, axis, inputs = _layout(grad, axis, groups)
-    if grad.device.type != "cpu" or is_compiling() or hasattr(grad, "to_local"):
+    if grad.device.type != "cpu" or is_compiling() or is_sharded(grad):
         units.sub_(units.mean(inputs, keepdim=True))
         return
     size = max(1, 2 * PIECE * units.shape[axis] // grad.numel())
     by_product = axis == 0 and grad.is_contiguous() and grad.dtype in (torch.float32, torch.float64)
+    count = grad.numel() // max(units.shape[axis], 1)
+    ones = grad.new_ones(count, 1) if by_product else None
     for piece in units.split(size, dim=axis) if size < units.shape[axis] else (units,):
-        if by_product:  # the library of matrix products sums rows faster than `mean`
+        if ones is not None:  # the library of matrix products sums rows faster than `mean`
             rows = piece.view(len(piece), -1)
-            rows.sub_(rows.mm(_ones(rows.shape[1], rows.dtype)).div_(rows.shape[1]))
+            rows.sub_(rows.mm(ones).div_(count))
         else:
             piece.sub_(piece.mean(inputs, keepdim=True))
-
-
-@lru_cache(maxsize=64)
-def _ones(count: int, dtype: torch.dtype) -> Tensor:
-    """A column of ones on the CPU."""
-    return torch.ones(count, 1, dtype=dtype, device="cpu")
 
 
 def centralized_groups(

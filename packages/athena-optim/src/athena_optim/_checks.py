@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isfinite
+from numbers import Real
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
+_NOT_OF_GROUPS = frozenset({"max_norm", "max_value", "adaptive_clip", "nonfinite", "precision"}) | frozenset(
+    {"normalize_gradients", "adamw_lr", "adamw_betas", "adamw_eps", "adamw_weight_decay"}
+)
 _KIND = attrgetter("layout", "dtype", "device")
 #: What a NaN or infinite gradient does to a step.
 NonFinite = Literal["raise", "skip", "zero"]
@@ -24,17 +28,31 @@ def check_group(group: Mapping[str, Any]) -> None:
 
     >>> check_group({"lr": -1.0})
     Traceback (most recent call last):
-    ValueError: `lr` must be finite and at least 0; got -1.0.
+    ValueError: `lr` must be finite and at least 0; got -1.0. To climb, pass maximize=True.
     """
     for name in ("lr", "eps", "weight_decay"):
         value = group.get(name, 0.0)
+        if not isinstance(value, Real | Tensor):
+            raise TypeError(f"`{name}` must be a number; got {value!r}. Convert it, or leave it out.")
         if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"`{name}` must have one element; got a tensor of shape {tuple(value.shape)}.")
+            raise ValueError(
+                f"`{name}` must have one element; got a tensor of shape {tuple(value.shape)}. "
+                "Make a group for each rate."
+            )
         if not (value >= 0 and isfinite(value)):
-            raise ValueError(f"`{name}` must be finite and at least 0; got {value}.")
-    for index, beta in enumerate(group.get("betas", ())):
+            raise ValueError(
+                f"`{name}` must be finite and at least 0; got {value}. To climb, pass maximize=True."
+            )
+    betas = group.get("betas", (0.0, 0.0))
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ValueError(f"`betas` must be two numbers; got {betas!r}. Pass a pair such as (0.9, 0.999).")
+    for index, beta in enumerate(betas):
+        if not isinstance(beta, Real | Tensor):
+            raise TypeError(f"`betas[{index}]` must be a number; got {beta!r}. Convert it.")
         if not 0 <= beta < 1:
-            raise ValueError(f"`betas[{index}]` must lie in [0, 1); got {beta}.")
+            raise ValueError(
+                f"`betas[{index}]` must lie in [0, 1); got {beta}. It is the share of the past that is kept."
+            )
 
 
 def check_flags(options: Mapping[str, Any]) -> None:
@@ -54,10 +72,22 @@ def check_flags(options: Mapping[str, Any]) -> None:
         raise ValueError("`lr` as a Tensor is not supported for capturable=False and foreach=True.")
 
 
+def check_placement(group: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of the optimizer that stands in a group, where it would do nothing."""
+    misplaced = sorted(_NOT_OF_GROUPS & group.keys())
+    if misplaced:
+        raise ValueError(
+            f"`{misplaced[0]}` is an option of the optimizer, not of a group; got it in a group. "
+            "Pass it to the optimizer, beside `params`."
+        )
+
+
 def check_nonfinite(policy: str | None) -> None:
     """Raise ValueError unless ``policy`` is one of `NonFinite`, or None."""
     if policy not in ("raise", "skip", "zero", None):
-        raise ValueError(f"`nonfinite` must be 'raise', 'skip', 'zero' or None; got {policy!r}.")
+        raise ValueError(
+            f"`nonfinite` must be 'raise', 'skip', 'zero' or None; got {policy!r}. None does not look."
+        )
 
 
 def check_distinct(params: Iterable[Any]) -> None:
@@ -109,6 +139,33 @@ def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> b
     return False
 
 
+def check_states(optimizer: Optimizer, params: Iterable[Tensor], names: Collection[str]) -> None:
+    """Raise RuntimeError unless the state tensors of these names have their parameter's dtype and device.
+
+    So that a step of a model that was moved since the last one changes nothing.
+    """
+    for index, param in enumerate(params):
+        state = optimizer.state.get(param, {})
+        for name in names:
+            value = state.get(name, param)
+            if value.dtype != param.dtype or value.device != param.device:
+                raise RuntimeError(
+                    f"state must have its parameter's dtype and device ({param.dtype}, {param.device}); "
+                    f"`{name}` of parameter {index} has {value.dtype}, {value.device}. After moving a model: "
+                    "optimizer.load_state_dict(optimizer.state_dict())."
+                )
+
+
+def check_complete(key: Any, state: Mapping[str, Any], required: Collection[str]) -> None:
+    """Raise ValueError if a parameter's saved state lacks a required entry."""
+    lacking = sorted(set(required) - state.keys())
+    if lacking:
+        raise ValueError(
+            f"`state_dict`: the state of parameter {key} lacks {', '.join(lacking)}; it has "
+            f"{', '.join(sorted(state)) or 'nothing'}. It was saved from another optimizer, or cut."
+        )
+
+
 def check_keys(state_dict: Mapping[str, Any]) -> None:
     """Raise ValueError unless a dictionary has the two keys of an optimizer's state dict."""
     if not {"state", "param_groups"} <= state_dict.keys():
@@ -138,7 +195,8 @@ def check_state_dict(
             "It was saved from another model, or with other groups."
         )
     for index, group in enumerate(state_dict["param_groups"]):
-        lacking = sorted(optimizer.defaults.keys() - group.keys())
+        # torch's AdamW sets this one in checkpoints from before it was an option.
+        lacking = sorted(optimizer.defaults.keys() - group.keys() - {"decoupled_weight_decay"})
         if lacking:
             others = sorted(group.keys() - optimizer.defaults.keys() - {"params", "initial_lr"})
             raise ValueError(
@@ -147,6 +205,12 @@ def check_state_dict(
             )
     params = [p for group in optimizer.param_groups for p in group["params"]]
     keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    unknown = [key for key in state_dict["state"] if key not in set(keys)]
+    if unknown:
+        raise ValueError(
+            f"`state_dict` must have state of the parameters that its groups list; got the key "
+            f"{unknown[0]!r}. Convert keys that were written as text back to numbers."
+        )
     for param, key in zip(params, keys, strict=True):
         _check_state(name, param, key, state_dict["state"].get(key, {}), state_names)
 

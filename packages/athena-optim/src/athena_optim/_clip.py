@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from athena_optim._buckets import local
+from athena_optim._buckets import is_sharded, local, whole
 from athena_optim._checks import NonFinite
 
 
@@ -85,7 +85,7 @@ def clip_gradients(
             f"gradients must have a finite norm; got {norm.item()} over {len(holders)} tensors. "
             "Find its source (`athena_core.NotFinite` names it in a run), or pass nonfinite='zero'."
         )
-    clip_grads_with_norm_(holders, max_norm, usable)
+    scale_to_norm(holders, max_norm, usable)
     return norm
 
 
@@ -112,7 +112,8 @@ def clip_gradients_by_value(parameters: Iterable[Tensor], max_value: float) -> N
     tensor([ 1.0000, -0.5000])
     """
     check_clipping({"max_value": max_value})
-    torch.nn.utils.clip_grad_value_(with_gradients(parameters), max_value)
+    for alike in by_mesh(with_gradients(parameters)):
+        torch.nn.utils.clip_grad_value_(alike, max_value)
 
 
 @torch.no_grad()
@@ -125,7 +126,7 @@ def clip_gradients_adaptively(
               \frac{\max(\lVert W_i \rVert, \epsilon)}{\lVert G_i \rVert}\Big)
 
     where :math:`i` runs over the first axis of parameters with two or more axes (the output units of
-    linear layers and convolutions); a vector or scalar is one unit.
+    linear layers and convolutions; of transposed ones, their inputs); a vector or scalar is one unit.
 
     Args:
         parameters: whose ``.grad`` is clipped. The paper leaves out the last linear layer.
@@ -151,7 +152,7 @@ def clip_gradients_adaptively(
         norm = torch.linalg.vector_norm(grad, dim=axes, keepdim=True)
         bound = torch.linalg.vector_norm(parameter, dim=axes, keepdim=True).clamp(min=eps) * ratio
         scale = torch.where(norm > bound, bound / norm, 1.0).to(grad.dtype)
-        if isinstance(grad, Tensor) and hasattr(grad, "to_local"):
+        if is_sharded(grad):
             # A shard of an axis of one element takes no factor in place: it is not sharded alike.
             scaled = (grad * scale).redistribute(placements=grad.placements)
             local(grad).copy_(local(scaled))
@@ -159,10 +160,26 @@ def clip_gradients_adaptively(
             grad.mul_(scale)
 
 
-def total_norm(parameters: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
-    """Norm of all gradients together, of whole tensors where they are sharded."""
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore[reportCallIssue]
+def by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Parameters that torch's list ops take together: those of one mesh, or of none; at least one list."""
+    lists: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        lists.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return list(lists.values()) or [[]]
+
+
+def total_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Norm of all gradients together, of whole tensors where they are sharded, over any meshes."""
+    parts = [
+        whole(get_total_norm([p.grad for p in alike if p.grad is not None])) for alike in by_mesh(parameters)
+    ]
+    return parts[0] if len(parts) == 1 else get_total_norm(parts)
+
+
+def scale_to_norm(parameters: Iterable[Tensor], max_norm: float, norm: Tensor) -> None:
+    """Scale gradients of the norm ``norm`` to at most ``max_norm``."""
+    for alike in by_mesh(parameters):
+        clip_grads_with_norm_(alike, max_norm, norm)
 
 
 def zero_gradients(parameters: Iterable[Tensor], where: Tensor) -> None:
@@ -178,7 +195,7 @@ def _all_finite(parameters: Iterable[Tensor]) -> Tensor:
     parts = [part for part in map(local, grads) if part.numel()]
     # The largest magnitude, not the Euclidean norm: the squares of finite gradients may overflow.
     bad = (~torch.isfinite(get_total_norm(parts, float("inf")))).float()
-    for mesh in dict.fromkeys(grad.device_mesh for grad in grads if hasattr(grad, "device_mesh")):
+    for mesh in dict.fromkeys(grad.device_mesh for grad in grads if is_sharded(grad)):
         bad = bad.to(mesh.device_type)  # where every process takes part, also one without elements
         for axis in range(mesh.ndim):
             torch.distributed.all_reduce(bad, group=mesh.get_group(axis))
@@ -227,7 +244,7 @@ def prepare(
             norm = total_norm(holders)
             if not usable(holders, "skip", norm):
                 return False
-            clip_grads_with_norm_(holders, max_norm, norm)
+            scale_to_norm(holders, max_norm, norm)
         else:
             clip_gradients(holders, max_norm, nonfinite=nonfinite or "raise")
         return True

@@ -15,7 +15,10 @@ def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager[None]:
     training loop can evaluate with every optimizer alike.
 
     Args:
-        optimizer: any optimizer; one with a method ``evaluation_weights`` decides itself.
+        optimizer: any optimizer; one with a method ``evaluation_weights`` decides itself, and of one that
+            holds another as ``.optimizer``, as Accelerate's does, the inner one decides.
+
+    Raises TypeError for anything else.
 
     >>> import torch
     >>> from athena_optim import Lookahead
@@ -29,5 +32,13 @@ def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager[None]:
     >>> weight.item()
     0.75
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a torch.optim.Optimizer; got {type(optimizer).__name__}. "
+            "Pass the optimizer, not the model."
+        )
     method = getattr(optimizer, "evaluation_weights", None)
-    return nullcontext() if method is None else method()
+    if method is not None:
+        return method()
+    inner = getattr(optimizer, "optimizer", None)  # Accelerate's, and others that hold one
+    return evaluation_weights(inner) if isinstance(inner, Optimizer) else nullcontext()

@@ -13,7 +13,8 @@ from torch.compiler import is_compiling
 from athena_optim._base import Base, count, new_step, scalar
 from athena_optim._checks import NonFinite
 from athena_optim._clip import check_clipping, prepare, total_norm
-from athena_optim._lamb_math import Options, lamb_, lamb_lists, lamb_loop
+from athena_optim._lamb_math import Options, lamb_lists, lamb_loop
+from athena_optim._lamb_op import lamb_
 
 
 class Lamb(Base):
@@ -39,7 +40,8 @@ class Lamb(Base):
         adapt_no_decay: scale groups without decay too; False leaves their ratio at 1.
         min_ratio: least ratio :math:`a`.
         max_ratio: largest ratio :math:`b`; 10 in the paper's first version.
-        normalize_gradients: divide all gradients by their norm together, before anything else.
+        normalize_gradients: divide all gradients by their norm together, before anything else. The fused
+            step takes a second piece of scratch memory for it.
         max_norm: clip all groups' gradients together to this norm before each step, in place.
         maximize: climb instead of descending.
         foreach: list ops on all tensors.
@@ -87,8 +89,13 @@ class Lamb(Base):
         nonfinite: NonFinite | None = None,
     ) -> None:
         check_clipping({"max_norm": max_norm})
-        if max_norm is not None and differentiable:
-            raise RuntimeError("`max_norm` does not support `differentiable`: clipping is outside autograd.")
+        if max_norm is not None and normalize_gradients:
+            raise ValueError(
+                "`max_norm` has no effect with `normalize_gradients`, which makes the norm 1; drop one."
+            )
+        if differentiable and (max_norm is not None or normalize_gradients):
+            name = "normalize_gradients" if normalize_gradients else "max_norm"
+            raise RuntimeError(f"`{name}` does not support `differentiable`: it is outside autograd.")
         if fused and capturable:
             raise RuntimeError("`fused` does not support `capturable`; leave it at None.")
         self.max_norm = max_norm
@@ -110,7 +117,7 @@ class Lamb(Base):
         }
         super().__init__(params, options, nonfinite=nonfinite)
         self._norm: Tensor | None = None  # what gradients are divided by
-        self._scratch: Tensor | None = None
+        self._scratch: dict[torch.dtype, Tensor] = {}
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Check the bounds of the ratio too."""
@@ -124,7 +131,7 @@ class Lamb(Base):
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """The number of steps, and both moments."""
         return {
-            "step": new_step(param, group),
+            "step": new_step(param, {**group, "fused": _fuses(group, [param])}),
             "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
             "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format),
         }
@@ -168,7 +175,7 @@ class Lamb(Base):
             as_tensors = in_graph or group["differentiable"]
             for tensors in zip(*lists, strict=True):
                 lamb_loop(*tensors, self._norm, options, capturable=as_tensors)
-        elif in_graph or group["foreach"] or group["fused"] is False or not _fusible(params):
+        elif in_graph or not _fuses(group, params):
             lamb_lists(*lists, self._norm, options, capturable=in_graph)
         else:
             lamb_(*lists, self._norm, self._memory(params), *options)
@@ -178,18 +185,18 @@ class Lamb(Base):
         largest = max(params, key=torch.numel)
         if largest.device.type != "cpu":
             return None
-        if (
-            self._scratch is None
-            or self._scratch.numel() < largest.numel()
-            or self._scratch.dtype != largest.dtype
-        ):
-            self._scratch = largest.new_zeros(largest.numel())
-        return self._scratch
+        held = self._scratch.get(largest.dtype)
+        if held is None or held.numel() < largest.numel():
+            held = self._scratch[largest.dtype] = largest.new_zeros(largest.numel())
+        return held
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"max_norm": self.max_norm, "normalize_gradients": self.normalize_gradients}
-        return super().__getstate__() | own | {"_norm": None, "_scratch": None}
+        return super().__getstate__() | own | {"_norm": None, "_scratch": {}}
 
 
-def _fusible(params: Iterable[Tensor]) -> bool:
+def _fuses(group: Mapping[str, Any], params: Iterable[Tensor]) -> bool:
+    """Whether the op takes these parameters, unless their step is in a graph."""
+    if group["foreach"] or group["fused"] is False:
+        return False
     return all(type(p) in (Tensor, torch.nn.Parameter) and p.is_floating_point() for p in params)

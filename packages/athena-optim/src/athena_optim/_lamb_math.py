@@ -1,23 +1,16 @@
-"""LAMB's arithmetic: one tensor, lists of tensors, and the op that a device plugin can replace."""
+"""LAMB's arithmetic: of one tensor, and of lists of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from math import isfinite, sqrt
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from athena_core import op
 from athena_optim._base import add_scaled, scale
-from athena_optim._buckets import buckets, norms
+from athena_optim._buckets import FUSED_DEVICES, buckets, norms
 
-_FUSED_ADAM = frozenset({"cpu", "cuda", "mps", "xpu"})
-# From so many elements on a tensor is worth its own calls on the CPU, and it is worked on in such pieces.
-_LARGE, _PIECE = 2**16, 2**18
-# Dtypes whose sum of squares is a dot product, twice as fast as a norm.
-_DOT = frozenset({torch.float32, torch.float64})
 # After so many steps the factors of Adam's bias correction are 1.
 _LONG_AGO = 1e30
 
@@ -100,7 +93,7 @@ def lamb_lists(
     for places, *tensors in buckets(params, grads, exp_avgs, exp_avg_sqs, cut=False):
         weights, gradients, moments, squares = tensors
         times = [steps[i] for i in places]
-        with_adam = fused and _suits_fused_adam(tensors)
+        with_adam = fused and suits_fused_adam(tensors)
         if norm is not None:
             gradients = torch._foreach_div(gradients, norm.to(gradients[0].device))
         if with_adam:
@@ -152,16 +145,18 @@ def _corrections(beta: float, steps: list[Tensor], o: Options, dtype: torch.dtyp
     return [1 - beta ** step.to(dtype) for step in steps]
 
 
-def _suits_fused_adam(tensors: Sequence[Sequence[Tensor]]) -> bool:
+def suits_fused_adam(tensors: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether torch's fused kernel takes these lists: its devices, and tensors without gaps."""
     first = tensors[0][0]
-    return first.device.type in _FUSED_ADAM and first.is_floating_point() and all(map(_contiguous, tensors))
+    return first.device.type in FUSED_DEVICES and first.is_floating_point() and all(map(contiguous, tensors))
 
 
-def _contiguous(tensors: Sequence[Tensor]) -> bool:
+def contiguous(tensors: Sequence[Tensor]) -> bool:
+    """Whether all of them are."""
     return all(map(Tensor.is_contiguous, tensors))
 
 
-def _fused_adam_(
+def fused_adam_(
     updates: list[Tensor],
     grads: list[Tensor],
     exp_avgs: list[Tensor],
@@ -171,7 +166,8 @@ def _fused_adam_(
 ) -> None:
     """Write Adam's direction over ``updates``, which must be finite; both moments are changed in place.
 
-    The kernel does ``x <- (1 - lr * weight_decay) * x - lr * direction``; both factors are chosen to be 1.
+    The kernel does ``x <- (1 - lr * weight_decay) * x - lr * direction``, and ``lr`` and ``weight_decay``
+    are chosen so that the first factor is 0 (of which infinity would make NaN) and ``-lr`` is 1.
     """
     torch._fused_adamw_(
         updates,
@@ -198,126 +194,6 @@ def _fused_updates(
     o: Options,
 ) -> list[Tensor]:
     updates = [torch.zeros_like(one) for one in exp_avgs]
-    _fused_adam_(updates, grads, exp_avgs, exp_avg_sqs, steps, o)
+    steps = [step.to(updates[0].device) for step in steps]  # loaded ones may be on the CPU still
+    fused_adam_(updates, grads, exp_avgs, exp_avg_sqs, steps, o)
     return updates
-
-
-def _one(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: Tensor,
-    norm: Tensor | None,
-    o: Options,
-    scratch: Tensor | None,
-) -> None:
-    """`lamb_loop` for one contiguous tensor on the CPU, whose update goes to scratch memory.
-
-    Memory traffic decides the time. Gradient and moments are read and written once. Weights are read for
-    both norms, backwards by pieces that stay in the cache, so that the end of the update is still there;
-    and once more, forwards, to be changed.
-    """
-    count = param.numel()
-    if scratch is None or scratch.dtype != param.dtype or scratch.numel() < count:
-        scratch = param.new_zeros(count)
-    update, weight = scratch[:count], param.view(-1)
-    _fused_adam_([update], [grad if norm is None else grad / norm], [exp_avg], [exp_avg_sq], [step], o)
-    pieces = [(update, weight)]
-    if count > _PIECE:
-        pieces = list(zip(update.split(_PIECE), weight.split(_PIECE), strict=True))
-    square = torch.dot if param.dtype in _DOT else _square
-    update_square = weight_square = 0.0
-    for u, w in reversed(pieces):
-        weight_square += square(w, w).item()
-        if o.weight_decay != 0:
-            u.add_(w, alpha=o.weight_decay)
-        update_square += square(u, u).item()
-    ratio = 1.0
-    if o.adapt and weight_square > 0 and update_square > 0:
-        ratio = min(max(sqrt(weight_square) / sqrt(update_square), o.min_ratio), o.max_ratio)
-    for u, w in pieces:
-        w.add_(u, alpha=-o.lr * ratio)
-    if not isfinite(update_square):
-        scratch.zero_()
-
-
-def _square(tensor: Tensor, _: Tensor) -> Tensor:
-    """Sum of squares of a dtype whose dot product would be rounded to it."""
-    return torch.linalg.vector_norm(tensor, dtype=torch.float32).square()
-
-
-def _reference(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    norm: Tensor | None,
-    scratch: Tensor | None,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    adapt: bool,
-    min_ratio: float,
-    max_ratio: float,
-    maximize: bool,
-) -> None:
-    """LAMB's step for lists of tensors; ``steps`` count it already."""
-    o = Options(lr, beta1, beta2, eps, weight_decay, bias_correction, adapt, min_ratio, max_ratio, maximize)
-    lists = (params, grads, exp_avgs, exp_avg_sqs, steps)
-    small: list[int] = []
-    for index, tensors in enumerate(zip(*lists, strict=True)):
-        if tensors[0].numel() >= _LARGE and params[index].device.type == "cpu" and _contiguous(tensors[:4]):
-            _one(*tensors, norm, o, scratch)
-        else:
-            small.append(index)
-    if small:
-        lamb_lists(*([one[i] for i in small] for one in lists), norm, o, fused=True)
-
-
-def _samples(device: str, dtype: torch.dtype, generator: torch.Generator) -> Iterator[tuple[Any, ...]]:
-    """Lists of odd, empty and zero tensors, in the second step of training."""
-
-    def draw() -> list[Tensor]:
-        return [torch.randn(s, generator=generator, dtype=torch.float64).to(device, dtype) for s in shapes]
-
-    for shapes, decay, correction, adapt, high, maximize, scaled in (
-        ([(7, 5), (3,), (), (0,), (1, 1), (130, 33)], 0.0, True, True, 1e9, False, False),
-        ([(7, 5), (3,), (), (0,), (1, 1), (130, 33)], 0.1, True, True, 10.0, True, True),
-        ([(5, 2), (3,)], 0.1, False, False, 1e9, False, False),
-    ):
-        params, grads, moments = draw(), draw(), draw()
-        squares = [one.square() for one in draw()]
-        params[1].zero_()
-        steps = [torch.full((), 2.0, device=device) for _ in shapes]
-        norm = torch.full((), 3.0, device=device, dtype=dtype) if scaled else None
-        rates = (0.01, 0.9, 0.99, 1e-6, decay)
-        yield (
-            params,
-            grads,
-            moments,
-            squares,
-            steps,
-            norm,
-            None,
-            *rates,
-            correction,
-            adapt,
-            0.0,
-            high,
-            maximize,
-        )
-
-
-lamb_ = op(
-    "athena_optim::lamb_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-    "Tensor(c!)[] exp_avg_sqs, Tensor[] steps, Tensor? norm, Tensor(d!)? scratch, float lr, float beta1, "
-    "float beta2, float eps, float weight_decay, bool bias_correction, bool adapt, float min_ratio, "
-    "float max_ratio, bool maximize) -> ()",
-    reference=_reference,
-    samples=_samples,
-)

@@ -162,7 +162,15 @@ def _takes_late_groups(target: OptimizerFactory) -> None:
     late.grad = torch.ones(3)
     optimizer.step()
     assert not torch.equal(late, torch.ones(3))
-    optimizer.load_state_dict(_saved(optimizer.state_dict()))
+    resumed_model, resumed_late = deepcopy((model, late))
+    resumed = target(_trainable(resumed_model))
+    resumed.add_param_group({"params": [resumed_late]})
+    resumed.load_state_dict(_saved(optimizer.state_dict()))
+    late.grad, resumed_late.grad = torch.full((3,), -0.05), torch.full((3,), -0.05)  # momentum outweighs it
+    _train(model, optimizer, range(2, 5))
+    _train(resumed_model, resumed, range(2, 5))
+    _assert_same(resumed_model, model)
+    assert torch.equal(resumed_late, late), "a group added late must resume exactly"
 
 
 def _takes_empty_tensors(target: OptimizerFactory) -> None:
@@ -171,6 +179,17 @@ def _takes_empty_tensors(target: OptimizerFactory) -> None:
     empty.grad, one.grad = torch.empty(0), torch.ones(1)
     optimizer.step()
     assert torch.isfinite(one).all()
+
+
+def _uses_own_rates(target: OptimizerFactory) -> None:
+    model = _model()
+    first, *others = _trainable(model)
+    optimizer = target([{"params": [first], "lr": 0.0}, {"params": others}])
+    before = deepcopy(model)
+    _train(model, optimizer, range(2))
+    assert torch.equal(first, next(before.parameters())), "a group of learning rate 0 moved"
+    moved = [not torch.equal(a, b) for a, b in zip(others, _trainable(before)[1:], strict=True)]
+    assert any(moved), "the group without a rate of its own rests"
 
 
 def _copies(target: OptimizerFactory, copy: Callable[..., tuple[nn.Module, Optimizer]]) -> None:
@@ -238,6 +257,7 @@ def optimizer_checks(component: Component, target: OptimizerFactory) -> Iterator
         "closures are not needed": _needs_no_closure,
         "step leaves gradients as they are": _leaves_gradients,
         "step hooks run once": _runs_hooks_once,
+        "a group's own learning rate is used": _uses_own_rates,
         "takes groups added late": _takes_late_groups,
         "takes parameters with no elements": _takes_empty_tensors,
     }

@@ -94,15 +94,15 @@ class Lookahead(Wrapper):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Step the inner optimizer, and synchronise after every ``k`` of its steps."""
         self._refuse_inside("step")
-        starts = self._starts()
+        starts = self._starts(unevaluated=closure is not None)
         loss = self.inner_step(closure)
         if not self.skipped:
             self._count(starts)
         return loss
 
     @torch._disable_dynamo
-    def _starts(self) -> dict[Tensor, Tensor]:
-        """Copies of the trainable parameters that have no slow weights yet."""
+    def _starts(self, *, unevaluated: bool) -> dict[Tensor, Tensor]:
+        """Copies of the parameters that have no slow weights yet and get a gradient, or may get one."""
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 "Lookahead's step must run outside of CUDA graph capture: a graph would repeat one count of "
@@ -111,7 +111,8 @@ class Lookahead(Wrapper):
         return {
             param: _precise(param)
             for param in self.parameters
-            if param.requires_grad and "slow" not in self.state.get(param, ())
+            if (param.grad is not None or (unevaluated and param.requires_grad))
+            and "slow" not in self.state.get(param, ())
         }
 
     @torch._disable_dynamo
@@ -188,6 +189,14 @@ class Lookahead(Wrapper):
     def evaluation_weights(self) -> AbstractContextManager[None]:
         """The slow weights, as in `slow_weights`."""
         return self.slow_weights()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state dict with the slow weights; outside of `slow_weights` alone.
+
+        Inside, the parameters hold other weights than those that training goes on with.
+        """
+        self._refuse_inside("state_dict")
+        return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy made inside `slow_weights` has parameters of its own, which no context changes back.

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from torch.optim.adamw import adamw
 
 from athena_optim._base import Base, add_scaled, new_step, scalar, scale
-from athena_optim._buckets import buckets, in_order
+from athena_optim._buckets import buckets, in_order, is_sharded, whole
 from athena_optim._checks import NonFinite
 from athena_optim._newton_schulz import JORDAN, newton_schulz
 
@@ -186,6 +186,12 @@ class Muon(Base):
                 defaults = {} if orthogonalize else self._adamw
                 yield {**defaults, **group, "params": part, "orthogonalize": orthogonalize}
 
+    def required_names(self, state: Mapping[str, Any]) -> frozenset[str]:
+        """The momentum of a matrix, or AdamW's state."""
+        if not state or "momentum_buffer" in state:
+            return frozenset()
+        return self.state_names - {"momentum_buffer"}
+
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """The momentum of a matrix, or AdamW's step counter and moments; 0 at first."""
 
@@ -211,7 +217,7 @@ class Muon(Base):
         one_by_one = group["foreach"] is False or group["differentiable"]
         batched: dict[Any, list[int]] = {}
         for i, param in enumerate(params):
-            if one_by_one or _is_sharded(param):
+            if one_by_one or is_sharded(param):
                 _matrix_step(group, param, grads[i], momenta[i])
             elif param.numel():
                 batched.setdefault((param.device, param.dtype, param.shape), []).append(i)
@@ -223,10 +229,6 @@ class Muon(Base):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_adamw": self._adamw}
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # DTensor's; its module is not imported for those who have none
 
 
 def _rate(group: Mapping[str, Any], shape: torch.Size) -> float | Tensor:
@@ -248,9 +250,8 @@ def _matrix_step(group: Mapping[str, Any], param: Tensor, grad: Tensor, momentum
         grad = -grad
     momentum.lerp_(grad, 1 - group["momentum"])
     mixed = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-    whole = mixed.full_tensor() if _is_sharded(mixed) else mixed  # type: ignore[attr-defined]
-    whole = _orthogonalize(group, whole.flatten(1).to(DTYPES[group["ns_dtype"]]))
-    direction = _like(whole.reshape(mixed.shape).to(param.dtype), param)
+    matrix = _orthogonalize(group, whole(mixed).flatten(1).to(DTYPES[group["ns_dtype"]]))
+    direction = _like(matrix.reshape(mixed.shape).to(param.dtype), param)
     param.mul_(1 - scalar(group["lr"], group) * group["weight_decay"])
     rate = _rate(group, param.shape)
     if isinstance(rate, Tensor):
@@ -259,15 +260,15 @@ def _matrix_step(group: Mapping[str, Any], param: Tensor, grad: Tensor, momentum
         param.add_(direction, alpha=-rate)
 
 
-def _like(whole: Tensor, param: Tensor) -> Tensor:
-    """``whole``, which every rank holds, cut as ``param`` is."""
-    if not _is_sharded(param):
-        return whole
+def _like(tensor: Tensor, param: Tensor) -> Tensor:
+    """``tensor``, which every rank holds whole, cut as ``param`` is."""
+    if not is_sharded(param):
+        return tensor
     from torch.distributed.tensor import DTensor, Replicate
 
     assert isinstance(param, DTensor)
     copies = [Replicate()] * param.device_mesh.ndim
-    return DTensor.from_local(whole, param.device_mesh, copies, run_check=False).redistribute(
+    return DTensor.from_local(tensor, param.device_mesh, copies, run_check=False).redistribute(
         placements=param.placements
     )
 
@@ -300,6 +301,7 @@ def _adamw_step(
     moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
     on_cpu = not is_compiling() and all(param.device.type == "cpu" for param in params)
     fused = unasked and on_cpu and in_order(params, grads, *moments)
+    listed = group["capturable"] or not isinstance(group["lr"], Tensor)  # torch's list ops want a number
     beta1, beta2 = group["betas"]
     adamw(
         params,
@@ -307,7 +309,7 @@ def _adamw_step(
         *moments,
         [],
         [state["step"] for state in states],
-        foreach=not fused and (unasked or bool(group["foreach"])),
+        foreach=not fused and (bool(group["foreach"]) or (unasked and listed)),
         capturable=group["capturable"],
         differentiable=group["differentiable"],
         fused=fused,

@@ -41,8 +41,9 @@ def newton_schulz(
     norms = torch.stack([torch.linalg.vector_norm(matrix) for matrix in alone]).clamp(min=eps)
     x = matrices / (norms[:, None, None] if matrices.ndim == 3 else norms)
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
-    for _ in range(n_steps):
-        factor = multiply(x, x.mT)
-        factor = multiply_add(factor, factor, factor, beta=b, alpha=c)  # the name again: memory is freed
-        x = multiply_add(x, factor, x, beta=a)
+    with torch.autocast(x.device.type, enabled=False):  # the dtype is the caller's
+        for _ in range(n_steps):
+            factor = multiply(x, x.mT)
+            factor = multiply_add(factor, factor, factor, beta=b, alpha=c)  # the name again: memory is freed
+            x = multiply_add(x, factor, x, beta=a)
     return x.mT if is_tall else x

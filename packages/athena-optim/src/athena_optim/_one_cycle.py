@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import cos, pi
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from torch.optim import Optimizer
@@ -66,7 +67,7 @@ def one_cycle_factor(
 
     Raises ValueError unless the phases fit into ``total_steps``, ``total_steps >= 1``, ``initial_ratio``
     lies in (0, 1], ``min_ratio`` in [0, 1], ``shape`` is one of the two and ``step >= 0``; TypeError for
-    steps that are not whole.
+    steps that are not whole and ratios that are no numbers.
     Source: Smith and Topin 2017, arXiv:1708.07120, section 3 (one cycle, linear, a little shorter than
     the run, then a fall below where it began): ``shape="linear"`` with ``fall_steps`` equal to
     ``rise_steps``. Departs from it: the defaults are those of `torch.optim.lr_scheduler.OneCycleLR`, to
@@ -83,6 +84,17 @@ def one_cycle_factor(
     foot = [] if fall_steps is None else [initial_ratio]
     levels = [initial_ratio, 1.0, *foot, min_ratio]
     return _cycle(step, levels, total_steps, rise_steps, fall_steps, shape)
+
+
+def _pair(momentum: Sequence[float]) -> tuple[float, float]:
+    """The momentum at the ends, and at the peak of the rate; checked."""
+    pair = tuple(momentum) if isinstance(momentum, Sequence) else ()
+    if len(pair) != 2 or not all(isinstance(value, Real) and 0 <= value < 1 for value in pair):
+        raise ValueError(
+            f"`momentum` must be two numbers in [0, 1); got {momentum!r}. "
+            "Pass that of the ends and that of the peak, such as (0.95, 0.85)."
+        )
+    return pair
 
 
 class MomentumSchedule(FactorSchedule):
@@ -158,8 +170,8 @@ def one_cycle(
             ``betas[0]`` of Adam-like optimizers, ``momentum`` of others, in all groups, by the shape
             and within the phases of the rate. By default it is left alone.
 
-    Raises as `one_cycle_factor` does, and ValueError for a momentum outside [0, 1) or an optimizer
-    without one.
+    Raises as `one_cycle_factor` does, and ValueError unless a momentum is two numbers in [0, 1) and the
+    optimizer has one.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5, momentum=0.9)
@@ -176,9 +188,7 @@ def one_cycle(
     factor = partial(one_cycle_factor, initial_ratio=initial_ratio, min_ratio=min_ratio, **phases)
     if momentum is None:
         return FactorSchedule(optimizer, factor)
-    ends, peak = momentum
-    if not (0 <= ends < 1 and 0 <= peak < 1):
-        raise ValueError(f"`momentum` must be two numbers in [0, 1); got {momentum}.")
+    ends, peak = _pair(momentum)
     foot = [] if fall_steps is None else [ends]
     levels = [ends, peak, *foot, ends]
     return MomentumSchedule(optimizer, factor, partial(_cycle, levels=levels, **phases))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from numbers import Real
 from operator import index
 
 
@@ -25,8 +26,15 @@ def whole(name: str, value: int, least: int) -> int:
     return number
 
 
+def check_number(name: str, value: float) -> None:
+    """Raise TypeError unless ``value`` is a real number."""
+    if not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number; got {value!r}. Convert it, or leave it out.")
+
+
 def check_ratio(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` lies in [0, 1]."""
+    """Raise TypeError unless ``value`` is a number, ValueError unless it lies in [0, 1]."""
+    check_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must lie in [0, 1], a share of the full rate; got {value}.")
 

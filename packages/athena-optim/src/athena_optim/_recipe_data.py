@@ -16,6 +16,7 @@ from torch import Tensor
 from athena_core import AthenaError
 
 LEAST = 10  # examples, of which two are for validation and two for the test
+_SHOWN = 10  # names of columns in an error
 
 
 class Labelled(NamedTuple):
@@ -46,8 +47,8 @@ def read_labelled(data: str | Path) -> Labelled:
 
     ``digits`` are scikit-learn's 1,797 images of 8 x 8 pixels in 10 classes, ``spirals`` 600 points on
     three arms. An ``.npz`` holds the arrays ``features`` (n, ...) and ``labels`` (n,), whole numbers or
-    text; nothing in it is ever executed. A ``.csv`` names its columns in the first line; the labels are
-    the column ``label``, or the last one.
+    text; nothing in it is ever executed. A ``.csv`` names its columns in the first line, one of them
+    ``label``; the others are features.
 
     Raises AthenaError, with the file and the line or array, for what cannot be read or used, and with the
     command that installs scikit-learn where it is missing.
@@ -118,10 +119,17 @@ def _read_csv(path: Path) -> tuple[Any, Any]:
         raise AthenaError(f"`data`: {path} must be comma-separated text in UTF-8: {error}") from error
     if not rows:
         raise AthenaError(f"`data`: {path} is empty.")
-    (_, names), *rows = rows
+    (_, header), *rows = rows
+    names = [name.strip() for name in header]
     if all(_is_number(name) for name in names):
         raise AthenaError(f"`data`: {path}, line 1: must name the columns; got numbers.")
-    label = names.index("label") if "label" in names else len(names) - 1
+    if "label" not in names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise AthenaError(
+            f"`data`: {path}, line 1: must name a column `label`; got {', '.join(names[:_SHOWN])}{more}. "
+            "Rename the one that holds the classes."
+        )
+    label = names.index("label")
     columns = names[:label] + names[label + 1 :]
     features, labels = [], []
     for number, row in rows:

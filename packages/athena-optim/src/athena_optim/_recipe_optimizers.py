@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from athena_core import AthenaError, Configured, Recipe, Run, component, components, load
+from athena_core import AthenaError, Configured, Recipe, Run, component, load
 from athena_optim._groups import param_groups
 from athena_optim._recipe_data import Split, read_labelled, split_labelled
 from athena_optim._recipe_results import (
@@ -33,6 +33,9 @@ from athena_optim._recipe_search import (
     Setting,
     Training,
     build_optimizer,
+    check_places,
+    created,
+    is_wrapper,
     mixed,
     names_in,
     network,
@@ -184,9 +187,10 @@ class Optimizers(Recipe):
         """The schedule of an optimizer: its own, or that of all."""
         own = self.schedules.get(names_in(text)[-1])
         if own is None:
-            return self.schedule.create(optimizer, total_steps=steps)
+            return created(self.schedule, optimizer, total_steps=steps)
         warmup = self.schedule.options.get("warmup_steps", 0)
-        return Configured("schedule", own).create(optimizer, total_steps=steps, warmup_steps=warmup)
+        part = Configured("schedule", own)
+        return created(part, optimizer, total_steps=steps, warmup_steps=warmup)
 
     def check(self) -> None:
         """Raise AthenaError for an option outside its range, before anything is trained."""
@@ -210,20 +214,24 @@ class Optimizers(Recipe):
         if self.weight_decay is not None and not self.weight_decay >= 0:
             raise AthenaError(f"`weight_decay` must be at least 0; got {self.weight_decay}.")
         for optimizer, schedule in self.schedules.items():
+            if is_wrapper(optimizer):
+                raise AthenaError(
+                    f"`schedules` must name optimizers; `{optimizer}` is a wrapper. Name what is inside it."
+                )
             load("optimizer", optimizer)
             load("schedule", schedule)
         self.check_parts()
 
     def check_parts(self) -> None:
         """Raise AthenaError for a name or an option of a part that is refused."""
-        wrappers = {component.name for component in components("optimizer-wrapper")}
         for name, options in self.options.items():
-            wraps = name.rpartition("/")[2] in wrappers  # "distribution/name" is allowed too
-            load("optimizer-wrapper" if wraps else "optimizer", name)
+            load("optimizer-wrapper" if is_wrapper(name) else "optimizer", name)
             if "lr" in options:
                 raise AthenaError(
                     f"`options`: {name}'s `lr` comes from `learning_rates`; leave it out there."
                 )
+        for text in self.optimizers:
+            check_places(text)
         for text, lr, batch in product(self.optimizers, self.learning_rates, self.batch_sizes):
             model = network(2, 2, width=2, seed=0)
             optimizer = build_optimizer(text, self.groups(model, lr), lr=lr, options=self.options)

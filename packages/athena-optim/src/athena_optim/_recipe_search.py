@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from athena_core import AthenaError, Configured
+from athena_core import AthenaError, Configured, components
 from athena_optim._evaluation import evaluation_weights
 from athena_optim._recipe_data import Part, Split
 
@@ -48,6 +48,42 @@ def names_in(text: str) -> list[str]:
     return bare.rstrip(")").split("(")
 
 
+def is_wrapper(name: str) -> bool:
+    """Whether a wrapper has this name, which may be ``"distribution/name"``, and no optimizer."""
+    return _offers("optimizer-wrapper", name) and not _offers("optimizer", name)
+
+
+def _offers(kind: str, name: str) -> bool:
+    return name.rpartition("/")[2] in {component.name for component in components(kind)}
+
+
+def check_places(text: str) -> None:
+    """Raise AthenaError for a wrapper with nothing inside it, or an optimizer that should wrap another.
+
+    >>> check_places("lookahead(adamw)")
+    """
+    *wrappers, name = names_in(text)
+    if is_wrapper(name):
+        raise AthenaError(
+            f"`optimizers`: `{name}` is a wrapper and must have an optimizer inside it; got {text!r}. "
+            f"Write {name}(adamw)."
+        )
+    for wrapper in wrappers:
+        if _offers("optimizer", wrapper) and not _offers("optimizer-wrapper", wrapper):
+            raise AthenaError(
+                f"`optimizers`: `{wrapper}` is an optimizer and must be innermost; got {text!r}. "
+                f"Write lookahead({wrapper})."
+            )
+
+
+def created(part: Configured, *args: Any, **given: Any) -> Any:
+    """What ``part`` makes of the arguments; AthenaError also for what it refuses with TypeError."""
+    try:
+        return part.create(*args, **given)
+    except TypeError as error:
+        raise AthenaError(f"{part.kind} `{part.name}`: {' '.join(str(error).split())}") from error
+
+
 def build_optimizer(text: str, params: Any, *, lr: float, options: Options) -> Optimizer:
     """The optimizer that ``"wrapper(optimizer)"`` names, from the registry.
 
@@ -57,9 +93,9 @@ def build_optimizer(text: str, params: Any, *, lr: float, options: Options) -> O
     0.1
     """
     *wrappers, name = names_in(text)
-    optimizer = Configured("optimizer", name, {"lr": lr, **options.get(name, {})}).create(params)
+    optimizer = created(Configured("optimizer", name, {"lr": lr, **options.get(name, {})}), params)
     for wrapper in reversed(wrappers):
-        optimizer = Configured("optimizer-wrapper", wrapper, options.get(wrapper, {})).create(optimizer)
+        optimizer = created(Configured("optimizer-wrapper", wrapper, options.get(wrapper, {})), optimizer)
     return optimizer
 
 

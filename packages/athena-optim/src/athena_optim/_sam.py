@@ -106,7 +106,8 @@ class SAM(Wrapper):
         self._refuse_perturbed("step")
         if closure is None:
             self._check_second()
-            return self.inner_step(None)
+            self.skipped = not usable(self.parameters, self.nonfinite)
+            return None if self.skipped else self.inner_step(None)
         loss = self._evaluate_twice(closure)
         if self.skipped:
             return loss
@@ -195,6 +196,11 @@ class SAM(Wrapper):
     def _refuse_perturbed(self, action: str) -> None:
         if self._moved is not None:
             raise RuntimeError(f"`{action}` must not come between perturb() and restore(); restore first.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state dict, unless the parameters are perturbed."""
+        self._refuse_perturbed("state_dict")
+        return super().state_dict()
 
     def _load(self, state_dict: dict[str, Any]) -> None:
         self._refuse_perturbed("load_state_dict")

@@ -40,8 +40,9 @@ class FactorSchedule(LRScheduler):
         factor: :math:`f`, a function of the step, 0 first: any of this package's ``*_factor`` with its
             options, or one of your own. It is configuration and not in the state dict.
 
-    Raises ValueError if ``factor`` returns a number that is negative, NaN or infinite, and from
-    `load_state_dict`, before anything is changed, for the state of another number of groups.
+    Raises TypeError if ``factor`` cannot be called; ValueError if it returns a number that is negative,
+    NaN or infinite, and from `load_state_dict`, before anything is changed, for the state of another
+    number of groups.
     Source: Athena's own; the interface is `torch.optim.lr_scheduler.LRScheduler`. Departs from it:
     `load_state_dict` puts the saved step's rates into the optimizer at once, where torch's schedulers
     leave what their constructor wrote, step 0's; late groups, which make torch's raise.
@@ -56,6 +57,10 @@ class FactorSchedule(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        if not callable(factor):
+            raise TypeError(
+                f"`factor` must be a function of the step; got {factor!r}. Pass one, such as a `*_factor`."
+            )
         self.factor = factor
         self._share(0)  # refused options leave the optimizer as it was
         super().__init__(optimizer)

@@ -76,6 +76,7 @@ class ScheduleFreeAdamW(Base):
     """
 
     state_names = frozenset({"step", "weight_sum", "lr_max", "z", "exp_avg_sq", "y"})
+    own_dtype_names = frozenset({"step", "weight_sum", "lr_max"})
 
     def __init__(
         self,
@@ -168,6 +169,10 @@ class ScheduleFreeAdamW(Base):
     def _stepped(self, group: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """State and parameter of those that took a step; before it, y and x are the same."""
         return ((self.state[p], p) for p in group["params"] if self.state.get(p))
+
+    def required_names(self, state: Mapping[str, Any]) -> frozenset[str]:
+        """All but y, which is there while the parameters hold x."""
+        return super().required_names(state) - {"y"}
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Counters at 0, z the parameter itself, no second moment."""

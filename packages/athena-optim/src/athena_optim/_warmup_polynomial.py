@@ -7,7 +7,7 @@ from math import isfinite
 
 from torch.optim import Optimizer
 
-from athena_optim._phases import warmup_then_fall
+from athena_optim._phases import check_number, warmup_then_fall
 from athena_optim._schedule import FactorSchedule
 
 
@@ -29,13 +29,14 @@ def warmup_polynomial_factor(
 
     Raises ValueError unless ``power`` is finite and above 0, the warm-up lies within ``total_steps``,
     ``total_steps >= 1``, ``0 <= min_ratio <= 1`` and ``step >= 0``; TypeError for steps that are not
-    whole.
+    whole, and for options that are no numbers.
     Source: Chen et al. 2018, arXiv:1606.00915, the "poly" policy, with power 0.9. Departs
     from it: the warm-up, and ``min_ratio``.
 
     >>> [warmup_polynomial_factor(step, warmup_steps=3, total_steps=7) for step in range(3, 8)]
     [1.0, 0.5625, 0.25, 0.0625, 0.0]
     """
+    check_number("power", power)
     if not (power > 0 and isfinite(power)):
         raise ValueError(f"`power` must be finite and above 0; got {power}. A straight line has power 1.")
 

@@ -56,6 +56,11 @@ class Wrapper(Optimizer):
                 f"`optimizer` must be a torch.optim.Optimizer; got {type(optimizer).__name__}. "
                 f"Make one first: {type(self).__name__}(torch.optim.SGD(model.parameters(), lr=0.1))."
             )
+        if any(group.get("differentiable") for group in optimizer.param_groups):
+            raise RuntimeError(
+                f"{type(self).__name__} does not support `differentiable`: it works outside autograd. "
+                "Leave it at False in the inner optimizer."
+            )
         # torch's constructor makes the hooks, and writes groups, state and defaults: into a blank.
         self.optimizer = Optimizer.__new__(Optimizer)
         super().__init__([{"params": []}], {})

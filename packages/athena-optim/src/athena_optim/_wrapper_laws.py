@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from athena_core import Component
 from athena_core.testing import Check
-from athena_optim._laws import _model, _saved, _train, _trainable, common_checks
+from athena_optim._laws import _assert_same, _model, _saved, _train, _trainable, common_checks
 
 WrapperFactory = Callable[..., Optimizer]
 
@@ -70,15 +71,8 @@ def _runs_hooks_once(target: WrapperFactory) -> None:
     assert calls[4:] == ["saving", "saved", "loading", "loaded"]
 
 
-def _takes_late_groups(target: WrapperFactory) -> None:
-    model = _model()
-    inner = _inner(model)
-    optimizer = target(inner)
-    _train(model, optimizer, range(2))
-    late = nn.Linear(4, 4, bias=False)
-    optimizer.add_param_group({"params": list(late.parameters()), "lr": 0.5})
-    assert inner.param_groups[1]["lr"] == 0.5
-    before = late.weight.detach().clone()
+def _train_with(late: nn.Linear, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+    """Take steps whose gradients reach a layer before the model; the optimizer must zero them all."""
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -87,10 +81,28 @@ def _takes_late_groups(target: WrapperFactory) -> None:
         loss.backward()
         return loss.detach()
 
-    for _ in range(7):
+    for _ in range(steps):
         optimizer.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _takes_late_groups(target: WrapperFactory) -> None:
+    model, late = _model(), nn.Linear(4, 4, bias=False)
+    inner = _inner(model)
+    optimizer = target(inner)
+    _train(model, optimizer, range(2))
+    optimizer.add_param_group({"params": list(late.parameters()), "lr": 0.5})
+    assert inner.param_groups[1]["lr"] == 0.5
+    before = late.weight.detach().clone()
+    _train_with(late, model, optimizer, 7)
     assert not torch.equal(late.weight, before)
-    optimizer.load_state_dict(_saved(optimizer.state_dict()))
+    resumed_model, resumed_late = deepcopy((model, late))
+    resumed = target(_inner(resumed_model))
+    resumed.add_param_group({"params": list(resumed_late.parameters())})
+    resumed.load_state_dict(_saved(optimizer.state_dict()))
+    _train_with(late, model, optimizer, 7)
+    _train_with(resumed_late, resumed_model, resumed, 7)
+    _assert_same(resumed_model, model)
+    _assert_same(resumed_late, late)
 
 
 def _serves_scaler(target: WrapperFactory) -> None:

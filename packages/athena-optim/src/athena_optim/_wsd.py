@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from torch.optim import Optimizer
 
-from athena_optim._phases import warmup_then_fall
+from athena_optim._phases import check_ratio, warmup_then_fall
 from athena_optim._schedule import FactorSchedule
 from athena_optim._warmup_cosine import half_cosine
 from athena_optim._warmup_linear import straight
@@ -65,7 +65,8 @@ def wsd_factor(
     that is resumed before then with a larger total is the longer run from the start.
 
     Raises ValueError unless warm-up and decay fit into ``total_steps``, ``total_steps >= 1``, ``decay``
-    is one of the four, ``0 <= min_ratio <= 1`` and ``step >= 0``; TypeError for steps that are not whole.
+    is one of the four, ``0 <= min_ratio <= 1`` and ``step >= 0``; TypeError for steps that are not whole,
+    and for a ``min_ratio`` that is no number.
     Source: Hu et al. 2024, arXiv:2404.06395, equation 1 (any falling g; a tenth of the run for it, and
     exponential in their own training); Haegele et al. 2024, arXiv:2405.18392 (1-sqrt, better there than
     linear). Departs from it: the warm-up starts above 0; the exponential's half-life follows from its
@@ -77,6 +78,12 @@ def wsd_factor(
     """
     if decay not in _FALLS:
         raise ValueError(f"`decay` must be one of {list(get_args(Decay))}; got {decay!r}.")
+    if decay_steps is None:  # to the phases, all that the warm-up leaves
+        raise TypeError(
+            "`decay_steps` must be a number of steps or a share of the run; got None. "
+            "Leave it out for a tenth of it."
+        )
+    check_ratio("min_ratio", min_ratio)
     if decay == "exponential" and not min_ratio > 0:
         raise ValueError(
             f"`min_ratio` must be above 0 where `decay` is 'exponential'; got {min_ratio}. "
