@@ -161,7 +161,7 @@ def test_step_in_evaluation_is_an_error_before_the_closure_runs():
     model, optimizer = make()
     train(model, optimizer, range(1))
     optimizer.eval()
-    with pytest.raises(RuntimeError, match=r"optimizer\.train\(\)"):
+    with pytest.raises(RuntimeError, match=r"`train\(\)` of the schedule-free optimizer"):
         optimizer.step(lambda: pytest.fail("the closure ran"))
 
 

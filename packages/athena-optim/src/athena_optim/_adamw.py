@@ -148,7 +148,9 @@ class AdamW(torch.optim.AdamW):
         check_clipping(clipping)
         check_nonfinite(nonfinite)
         if precision not in get_args(Precision):
-            raise ValueError(f"`precision` must be one of {get_args(Precision)}; got {precision!r}.")
+            raise ValueError(
+                f"`precision` must be one of {get_args(Precision)}; got {precision!r}. 'param' is torch's."
+            )
         given = [name for name, bound in clipping.items() if bound is not None]
         if differentiable and (given or precision != "param"):
             raise RuntimeError(
@@ -188,7 +190,9 @@ class AdamW(torch.optim.AdamW):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its own options checked first."""
         if not isinstance(param_group, dict):
-            raise TypeError(f"`param_group` must be a dict; got {type(param_group).__name__}.")
+            raise TypeError(
+                f"`param_group` must be a dict; got {type(param_group).__name__}. Pass {{'params': [...]}}."
+            )
         check_group(param_group)
         check_placement(param_group)
         check_flags({**self.defaults, **param_group})

@@ -54,9 +54,13 @@ def centralize_gradient(grad: Tensor, axis: int = 0, groups: int = 1) -> Tensor:
 def _layout(grad: Tensor, axis: int, groups: int) -> tuple[Tensor, int, list[int]]:
     """A view of a gradient, its axis of output units, and the axes to take means over."""
     if not -grad.ndim <= axis < grad.ndim:
-        raise ValueError(f"`axis` must lie in [{-grad.ndim}, {grad.ndim}); got {axis}.")
+        raise ValueError(
+            f"`axis` must lie in [{-grad.ndim}, {grad.ndim}); got {axis}. It is that of the output units."
+        )
     if not (groups >= 1 and grad.shape[0] % groups == 0):
-        raise ValueError(f"`groups` must divide axis 0, of size {grad.shape[0]}; got {groups}.")
+        raise ValueError(
+            f"`groups` must divide axis 0, of size {grad.shape[0]}; got {groups}. 1 is one block."
+        )
     axis %= grad.ndim
     if groups == 1:
         return grad, axis, [d for d in range(grad.ndim) if d != axis]

@@ -72,7 +72,9 @@ def clip_gradients(
     """
     check_clipping({"max_norm": max_norm})
     if nonfinite not in ("raise", "zero"):
-        raise ValueError(f"`nonfinite` must be 'raise' or 'zero'; got {nonfinite!r}.")
+        raise ValueError(
+            f"`nonfinite` must be 'raise' or 'zero'; got {nonfinite!r}. To skip, look at the norm."
+        )
     holders = with_gradients(parameters)
     norm = total_norm(holders)
     usable = norm

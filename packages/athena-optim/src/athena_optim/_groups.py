@@ -28,7 +28,7 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None) -> list
     [(1, 0.1), (3, 0.0)]
     """
     if weight_decay is not None and not weight_decay >= 0:
-        raise ValueError(f"`weight_decay` must be at least 0; got {weight_decay}.")
+        raise ValueError(f"`weight_decay` must be at least 0; got {weight_decay}. 0 is none.")
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"`model` must have a trainable parameter; {type(model).__name__} has none.")

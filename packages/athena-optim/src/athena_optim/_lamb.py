@@ -123,9 +123,10 @@ class Lamb(Base):
         """Check the bounds of the ratio too."""
         super().check(options)
         low, high = options["min_ratio"], options["max_ratio"]
-        if not 0 <= low <= high or isnan(high):
+        if not 0 <= low <= high or isnan(high) or low == inf:
             raise ValueError(
-                f"`min_ratio` and `max_ratio` must satisfy 0 <= min_ratio <= max_ratio; got {low} and {high}."
+                f"`min_ratio` and `max_ratio` must satisfy 0 <= min_ratio <= max_ratio, min_ratio < inf; "
+                f"got {low} and {high}. Leave them out for no bounds."
             )
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,11 +74,15 @@ class Lookahead(Wrapper):
         momentum: Literal["keep", "reset", "pullback"] = "keep",
     ) -> None:
         if not (k >= 1 and (k == inf or k == int(k))):
-            raise ValueError(f"`k` must be a whole number from 1 on, or math.inf; got {k}.")
+            raise ValueError(
+                f"`k` must be a whole number from 1 on; got {k}. To never synchronise, pass math.inf."
+            )
         if not 0 < alpha <= 1:
-            raise ValueError(f"`alpha` must lie in (0, 1]; got {alpha}.")
+            raise ValueError(f"`alpha` must lie in (0, 1]; got {alpha}. 0.5 is the paper's.")
         if momentum not in ("keep", "reset", "pullback"):
-            raise ValueError(f"`momentum` must be 'keep', 'reset' or 'pullback'; got {momentum!r}.")
+            raise ValueError(
+                f"`momentum` must be 'keep', 'reset' or 'pullback'; got {momentum!r}. The default keeps it."
+            )
         super().__init__(optimizer)
         if any(isinstance(inner, Lookahead) for inner in chain(optimizer)):
             raise TypeError("`optimizer` must have no Lookahead inside; got one. Keep one of them.")

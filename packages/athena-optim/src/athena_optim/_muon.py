@@ -140,18 +140,20 @@ class Muon(Base):
         super().check(options)
         momentum, steps, coefficients = (options[n] for n in ("momentum", "ns_steps", "ns_coefficients"))
         if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must lie in [0, 1); got {momentum}.")
+            raise ValueError(f"`momentum` must lie in [0, 1); got {momentum}. 0.95 is usual.")
         if not (isinstance(steps, int) and 1 <= steps < 100):
-            raise ValueError(f"`ns_steps` must be a whole number in [1, 99]; got {steps}.")
+            raise ValueError(f"`ns_steps` must be a whole number in [1, 99]; got {steps}. 5 is usual.")
         if len(coefficients) != 3 or not all(map(isfinite, coefficients)):
-            raise ValueError(f"`ns_coefficients` must be three finite numbers; got {coefficients}.")
+            raise ValueError(
+                f"`ns_coefficients` must be three finite numbers; got {coefficients}. Jordan's are default."
+            )
         for name, allowed in (
             ("adjust_lr", ("original", "match_rms_adamw")),
             ("ns_dtype", tuple(DTYPES)),
             ("orthogonalize", (True, False, None)),
         ):
             if options[name] not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}; got {options[name]!r}.")
+                raise ValueError(f"`{name}` must be one of {allowed}; got {options[name]!r}. Choose one.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, in two parts if it holds matrices and others and does not say how to update them."""

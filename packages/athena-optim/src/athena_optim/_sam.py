@@ -86,7 +86,7 @@ class SAM(Wrapper):
         nonfinite: NonFinite | None = None,
     ) -> None:
         if not 0 <= rho < float("inf"):
-            raise ValueError(f"`rho` must be finite and at least 0; got {rho}.")
+            raise ValueError(f"`rho` must be finite and at least 0; got {rho}. 0.05 is the paper's.")
         check_nonfinite(nonfinite)
         super().__init__(optimizer)
         self.rho = rho

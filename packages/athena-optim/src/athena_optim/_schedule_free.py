@@ -118,10 +118,14 @@ class ScheduleFreeAdamW(Base):
         if beta1 == 0:
             raise ValueError("`betas[0]` must lie in (0, 1): with 0 the average has no part in y; got 0.")
         if not (isinstance(steps, int) and steps >= 0):
-            raise ValueError(f"`warmup_steps` must be a whole number, at least 0; got {steps}.")
+            raise ValueError(
+                f"`warmup_steps` must be a whole number, at least 0; got {steps}. Pass steps, not a share."
+            )
         for name in ("r", "weight_lr_power"):
             if not 0 <= options[name] < float("inf"):
-                raise ValueError(f"`{name}` must be finite and at least 0; got {options[name]}.")
+                raise ValueError(
+                    f"`{name}` must be finite and at least 0; got {options[name]}. The paper's is default."
+                )
         if options["foreach"] and options["capturable"]:
             raise RuntimeError("`foreach` does not support `capturable`; leave it at None.")
 
@@ -194,7 +198,7 @@ class ScheduleFreeAdamW(Base):
         if not self.training:
             raise RuntimeError(
                 "`step` needs the training weights in the parameters, which hold the averaged ones. Call "
-                "`optimizer.train()` first, or evaluate in `with optimizer.evaluation_weights():`."
+                "`train()` of the schedule-free optimizer first, or evaluate in its `evaluation_weights()`."
             )
         return super().step(closure)
 
