@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from athena_optim._adamw_wide import DTYPES, Wide, fused_adamw_
-from athena_optim._base import count, evaluate, load_checked
+from athena_optim._base import check_new_group, count, evaluate, load_checked
 from athena_optim._buckets import FUSED_DEVICES, in_order
 from athena_optim._checks import (
     NonFinite,
-    check_distinct,
     check_flags,
     check_gradients,
     check_group,
     check_nonfinite,
-    check_placement,
     check_states,
 )
 from athena_optim._clip import check_clipping, prepare
@@ -189,17 +187,7 @@ class AdamW(torch.optim.AdamW):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its own options checked first."""
-        if not isinstance(param_group, dict):
-            raise TypeError(
-                f"`param_group` must be a dict; got {type(param_group).__name__}. Pass {{'params': [...]}}."
-            )
-        check_group(param_group)
-        check_placement(param_group)
-        check_flags({**self.defaults, **param_group})
-        params = param_group["params"]
-        if not isinstance(params, Tensor | set):
-            param_group["params"] = params = list(params)
-            check_distinct(params)
+        check_new_group(self, param_group)
         if self.precision != "param":
             Wide.check(_tensors([param_group]), stochastic=self.precision == "stochastic")
         super().add_param_group(param_group)

@@ -84,6 +84,7 @@ def add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Te
 class Checked(Protocol):
     """An optimizer that says what its options and its state must be."""
 
+    defaults: dict[str, Any]
     state: Any
     param_groups: list[dict[str, Any]]
 
@@ -168,14 +169,7 @@ class Base(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, its options checked first."""
-        options = {**self.defaults, **param_group}
-        self.check(options)
-        check_flags(options)
-        check_placement(param_group)
-        params = param_group["params"]
-        if not isinstance(params, Tensor | set):
-            param_group["params"] = params = list(params)
-            check_distinct(params)
+        check_new_group(self, param_group)
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -191,6 +185,22 @@ class Base(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"nonfinite": self.nonfinite, "skipped": self.skipped}
+
+
+def check_new_group(optimizer: Checked, param_group: dict[str, Any]) -> None:
+    """Raise unless a group may be added, as far as torch does not check it; its parameters become a list."""
+    if not isinstance(param_group, dict):
+        raise TypeError(
+            f"`param_group` must be a dict; got {type(param_group).__name__}. Pass {{'params': [...]}}."
+        )
+    options = {**optimizer.defaults, **param_group}
+    optimizer.check(options)
+    check_flags(options)
+    check_placement(param_group)
+    params = param_group["params"]
+    if not isinstance(params, Tensor | set):
+        param_group["params"] = params = list(params)
+        check_distinct(params)
 
 
 def load_checked(

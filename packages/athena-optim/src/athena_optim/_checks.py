@@ -176,12 +176,12 @@ def check_keys(state_dict: Mapping[str, Any]) -> None:
 
 
 def check_state_dict(
-    optimizer: Optimizer, state_dict: Mapping[str, Any], state_names: frozenset[str] | None = None
+    optimizer: Optimizer, state_dict: Mapping[str, Any], state_names: frozenset[str]
 ) -> None:
     """Raise ValueError unless ``state_dict`` fits ``optimizer``: groups, options, state, shapes.
 
     Args:
-        state_names: what the state of one parameter may hold; None leaves names unchecked.
+        state_names: what the state of one parameter may hold.
     """
     name = type(optimizer).__name__
     check_keys(state_dict)
@@ -205,7 +205,8 @@ def check_state_dict(
             )
     params = [p for group in optimizer.param_groups for p in group["params"]]
     keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-    unknown = [key for key in state_dict["state"] if key not in set(keys)]
+    listed = set(keys)
+    unknown = [key for key in state_dict["state"] if key not in listed]
     if unknown:
         raise ValueError(
             f"`state_dict` must have state of the parameters that its groups list; got the key "
@@ -216,10 +217,10 @@ def check_state_dict(
 
 
 def _check_state(
-    name: str, param: Tensor, key: Any, state: Mapping[str, Any], state_names: frozenset[str] | None
+    name: str, param: Tensor, key: Any, state: Mapping[str, Any], state_names: frozenset[str]
 ) -> None:
-    strange = sorted(state.keys() - state_names) if state_names is not None else []
-    if state_names is not None and strange:
+    strange = sorted(state.keys() - state_names)
+    if strange:
         raise ValueError(
             f"`state_dict` must be of {name}, whose state is {', '.join(sorted(state_names))}; "
             f"parameter {key} has {', '.join(strange)}. "

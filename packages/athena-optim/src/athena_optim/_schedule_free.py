@@ -230,7 +230,7 @@ class ScheduleFreeAdamW(Base):
                 _step_many(group, *bucket, rate=rate, share=share, bias2=bias2)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave, every tensor with the dtype it was saved with.
+        """Load what `state_dict` gave, also of a model in another dtype.
 
         Raises ValueError, and changes nothing, if it is of another optimizer or model.
         """
