@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fake_distributions import HEAD, plugin_source, write_distribution
 
+from athena_core import AthenaError, saved_run
 from athena_core._cli import main
 
 RECIPES = f"""{HEAD}
@@ -378,6 +379,23 @@ def test_a_complete_run_is_not_run_again(
     code, out, _ = athena(capsys, "run", "--resume", run)
     assert (code, out) == (0, f"{run} is complete already\n")
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_saved_run_is_read_back(recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "runs"
+    athena(capsys, "run", "walk", "--size", 2.5, "--seed", 7, "--out", out, "--device", "cpu")
+    run = only_run(out)
+    saved = saved_run(run)
+    assert (type(saved.recipe).__name__, saved.recipe.size, saved.seed, saved.step) == ("Walk", 2.5, 7, 5)
+    summary = json.loads((run / "summary.json").read_text())
+    assert saved.state["model"]["weight"].item() == summary["metrics"]["place"]
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.unlink()
+    with pytest.raises(AthenaError, match="has no checkpoint yet: let the run come to its end"):
+        saved_run(run)
+    (run / "config.toml").write_text("seed = 1\n")
+    with pytest.raises(AthenaError, match="is not a run's configuration: it names no recipe"):
+        saved_run(run)
 
 
 @pytest.mark.parametrize(

@@ -33,5 +33,7 @@ from ._registry import load as load
 from ._run import Interrupted as Interrupted
 from ._finite import NotFinite as NotFinite
 from ._run import Run as Run
+from ._saved_run import SavedRun as SavedRun
+from ._saved_run import saved_run as saved_run
 from ._spec import hookimpl as hookimpl
 from ._tracker import Tracker as Tracker

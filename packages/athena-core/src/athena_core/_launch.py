@@ -22,10 +22,10 @@ from athena_core._recipe import Recipe
 from athena_core._registry import load
 from athena_core._run import Interrupted, Run
 from athena_core._run_folder import checkpoints
+from athena_core._saved_run import read_recipe, recipe_class, recipe_fields
 
 SEEDS = 2**63
 MOST_SEEDS = 10_000
-ITS_OWN = ("recipe", "seed", "device")  # keys of a configuration that are not the recipe's fields
 
 
 def launch(arguments: Sequence[str], console: Console | None = None) -> None:
@@ -38,7 +38,7 @@ def launch(arguments: Sequence[str], console: Console | None = None) -> None:
     if options.help:
         help_text = _parser().format_help()
         console.print(
-            help_text + (options_help(_recipe(name), rest, name=name) if name else ""), markup=False
+            help_text + (options_help(recipe_class(name), rest, name=name) if name else ""), markup=False
         )
     elif options.resume is not None:
         _resume(name, rest, options, console)
@@ -55,7 +55,7 @@ def _start(name: str | None, arguments: list[str], options: argparse.Namespace, 
         raise AthenaError("name a recipe: `athena run NAME`. `athena list recipe` shows what there is.")
     seeds = _seeds(options, values)
     device = str(find_device(options.device or values.get("device", "auto")))
-    recipe = resolve(_recipe(name), arguments, _fields(values), name=name, source=source)
+    recipe = resolve(recipe_class(name), arguments, recipe_fields(values), name=name, source=source)
     config = {"recipe": name, "device": device, **to_values(recipe)}
     folder = _new_folder(options.out or Path("runs"), name)
     runs = []
@@ -82,14 +82,10 @@ def _resume(name: str | None, arguments: list[str], options: argparse.Namespace,
             raise AthenaError(f"`--resume` takes all that from the folder; leave out `{option}`.")
     pairs = []
     for folder in _run_folders(options.resume):
-        values = _toml.read(folder / "config.toml")
-        if not values.keys() >= set(ITS_OWN) or not isinstance(values["recipe"], str):
-            raise AthenaError(f"{folder / 'config.toml'} is not a run's configuration: it names no recipe.")
-        recipe_name, source = values["recipe"], str(folder / "config.toml")
-        recipe = resolve(_recipe(recipe_name), arguments, _fields(values), name=recipe_name, source=source)
+        recipe, values = read_recipe(folder, arguments)
         (seed,) = _seeds(options, values)
         device = options.device or values["device"]
-        config = {"recipe": recipe_name, "device": device, **to_values(recipe), "seed": seed}
+        config = {"recipe": values["recipe"], "device": device, **to_values(recipe), "seed": seed}
         run = _run(folder, config, options, options.resume, console)
         run.prepare()
         if _is_complete(folder):
@@ -198,17 +194,6 @@ def _name_first(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], list(arguments[1:])
     return None, list(arguments)
-
-
-def _recipe(name: str) -> type[Recipe]:
-    target = load("recipe", name)
-    if not (isinstance(target, type) and issubclass(target, Recipe)):
-        raise AthenaError(f"recipe {name}: {target!r} is not a subclass of athena_core.Recipe.")
-    return target
-
-
-def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ITS_OWN}
 
 
 def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
