@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -76,7 +77,7 @@ class LM(TransformerRecipe):
 
     def run(self, run: Run) -> Mapping[str, float]:
         self.check()
-        train, held = split_text(read_text(self.data), context=self.context, heldout=self.heldout)
+        train, held = self._texts()
         marks = {
             "unigram_entropy": unigram_entropy(held),
             "xz_alone": xz_bits(held),
@@ -86,21 +87,10 @@ class LM(TransformerRecipe):
         model = self.build().to(run.device)
         self._show_sample(run, model, held, "before training")
 
-        def heldout_bits() -> dict[str, float]:
-            bits = bits_per_byte(
-                model,
-                held,
-                before=train,
-                context=self.context,
-                batch=self.batch,
-                dtype=self.torch_dtype,
-            )
-            return {"heldout_bits_per_byte": bits}
-
-        windows = Windows(train, batch=self.batch, context=self.context, seed=run.seed)
-        size = self.batch * self.context
-        self.train(run, model, windows, unit="tokens", units_per_step=size, evaluate=heldout_bits)
-        final = {**heldout_bits(), **marks}
+        windows, size = self.training_data(run.seed), self.batch * self.context
+        evaluate = partial(self.evaluate, model)
+        self.train(run, model, windows, unit="tokens", units_per_step=size, evaluate=evaluate)
+        final = {**evaluate(), **marks}
         self._show_sample(run, model, held, "after training")
         costs = "".join(f"\n  {final[name]:.3f}  {words}" for name, words in WORDS.items())
         run.print(f"bits per byte of the held-out text:{costs}")
@@ -138,6 +128,22 @@ class LM(TransformerRecipe):
         # all logits at once: for 256 of them, `Decoder.loss` takes longer
         loss = F.cross_entropy(model(inputs).float().flatten(0, 1), targets.flatten())
         return loss, {"bits_per_byte": loss.detach() / log(2)}
+
+    def training_data(self, seed: int) -> Windows:
+        """Batches of inputs and targets, drawn from the text to train on."""
+        train, _ = self._texts()
+        return Windows(train, batch=self.batch, context=self.context, seed=seed)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Bits a byte of the text held out."""
+        train, held = self._texts()
+        bits = bits_per_byte(
+            model, held, before=train, context=self.context, batch=self.batch, dtype=self.torch_dtype
+        )
+        return {"heldout_bits_per_byte": bits}
+
+    def _texts(self) -> tuple[bytes, bytes]:
+        return split_text(read_text(self.data), context=self.context, heldout=self.heldout)
 
     def _show_sample(self, run: Run, model: Decoder, held: bytes, when: str) -> None:
         prompt = held[: min(PROMPT_BYTES, self.context - self.sample_length)]

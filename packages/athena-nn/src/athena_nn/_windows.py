@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from athena_core import backend
-from athena_nn._decoder import Decoder
 from athena_nn._modes import evaluating
 
 
@@ -47,7 +46,7 @@ class Windows:
 
 
 def bits_per_byte(
-    model: Decoder, text: bytes, *, before: bytes, context: int, batch: int, dtype: torch.dtype
+    model: nn.Module, text: bytes, *, before: bytes, context: int, batch: int, dtype: torch.dtype
 ) -> float:
     """Mean :math:`-\\log_2 p` of every byte of ``text``, each predicted once.
 
@@ -55,6 +54,7 @@ def bits_per_byte(
     it, so each byte is given at least half a context and at most a whole one; the first pieces see
     the end of ``before``, which must hold a whole context. No random number is drawn.
 
+    >>> from athena_nn import Decoder
     >>> model = Decoder(256, 16, num_layers=1, num_heads=2, ff_dim=16, max_length=4)
     >>> torch.nn.init.zeros_(model.embedding.weight).sum().item()  # all bytes alike: 8 bits
     0.0
