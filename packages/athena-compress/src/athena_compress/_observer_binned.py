@@ -1,0 +1,159 @@
+"""Observers that keep a histogram, and their search for the range that costs least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from athena_compress._grid import Grid
+from athena_compress._observer import Observer
+
+#: Width of the narrowest bin as a power of two: what is divided by it stays finite.
+LOWEST_EXPONENT = -100
+#: Parts of a range that the search tries, and the steps between two of them that it then tries.
+COARSE, FINE = 100, 10
+
+
+class BinnedObserver(Observer):
+    r"""Keeps a histogram of all values in constant memory, exact counts whatever comes first.
+
+    Bin :math:`k` counts the values in :math:`[k\,2^e, (k+1)\,2^e)`. When a value falls outside, :math:`e`
+    rises and pairs of bins are added, which moves no count across an edge: the state depends on the values
+    alone, not on their order, and the range always holds 0. Exact zeros, which every grid holds, are
+    counted apart.
+
+    Args:
+        bins: at least so many cover the range, and at most twice as many.
+        axis: one histogram for each index of this axis; ``None`` for one of everything.
+
+    Raises ValueError for fewer than 16 bins, and what every observer raises.
+
+    >>> from athena_compress import PercentileObserver
+    >>> observer = PercentileObserver(bins=16)
+    >>> _ = observer(torch.tensor([0.0, 0.5, 0.5, 3.9]))
+    >>> observer.width(), observer.zeros, observer.counts[0].nonzero().flatten()
+    (tensor([0.1250], dtype=torch.float64), tensor([1]), tensor([ 4, 31]))
+    """
+
+    STATE: ClassVar[dict[str, torch.dtype]] = {
+        "low": torch.float32,
+        "high": torch.float32,
+        "exponent": torch.int64,
+        "zeros": torch.int64,
+        "counts": torch.int64,
+    }
+    low: Tensor
+    high: Tensor
+    exponent: Tensor
+    zeros: Tensor
+    counts: Tensor
+
+    def __init__(self, *, bins: int = 2048, axis: int | None = None) -> None:
+        if bins < 16:
+            raise ValueError(f"`bins` must be at least 16; got {bins}. A range is chosen to within one bin.")
+        super().__init__(axis=axis)
+        self.bins = bins
+
+    def observe(self, rows: Tensor, low: Tensor, high: Tensor) -> None:
+        low, high = low.clamp_max(0), high.clamp_min(0)
+        if self.is_empty:
+            self.low, self.high = low, high
+            self.exponent = self._fitting(low, high)
+            self.zeros = torch.zeros_like(self.exponent)
+            self.counts = self.exponent.new_zeros(len(low), 2 * self.bins)
+        else:
+            self._widen(torch.minimum(self.low.float(), low), torch.maximum(self.high.float(), high))
+        is_zero = rows == 0
+        index = _floors(rows, self.exponent[:, None]) - self.first()[:, None]
+        index = index + torch.arange(len(rows), device=rows.device)[:, None] * (2 * self.bins)
+        self.counts = self.counts + torch.bincount(index[~is_zero], minlength=self.counts.numel()).reshape_as(
+            self.counts
+        )
+        self.zeros = self.zeros + is_zero.sum(1)
+
+    def first(self) -> Tensor:
+        """Number of each row's first bin, ``(rows,)``: none is above 0."""
+        return _floors(self.low.float(), self.exponent)
+
+    def width(self) -> Tensor:
+        """Width of each row's bins, ``(rows,)``, float64."""
+        return _power_of_two(self.exponent).double()
+
+    def edges(self) -> Tensor:
+        """Edges of all bins, ``(rows, 2 bins + 1)``, float64."""
+        steps = torch.arange(2 * self.bins + 1, device=self.exponent.device)
+        return (self.first()[:, None] + steps) * self.width()[:, None]
+
+    def cheapest(self, grid: Grid, cost: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The range, within what was seen, of least ``cost(low, high)``, ``(rows,)``.
+
+        Both ends move together and then, where there are two on an asymmetric grid, each in turn, twice. Of
+        equal costs the widest range wins.
+        """
+        low, high = self.low.double(), self.high.double()
+        if grid.symmetric:
+            reach = torch.maximum(-low, high)
+            part = _cheapest_part(lambda part: cost(-part * reach, part * reach), reach)
+            return -part * reach, part * reach
+        left = right = _cheapest_part(lambda part: cost(part * low, part * high), low)
+        has_two_ends = bool(((low < 0) & (high > 0)).any())
+        for _ in range(2 if has_two_ends else 0):
+            held = left
+            right = _cheapest_part(lambda part, held=held: cost(held * low, part * high), high)
+            held = right
+            left = _cheapest_part(lambda part, held=held: cost(part * low, held * high), low)
+        return left * low, right * high
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [f"bins={self.bins}", super().extra_repr()]))
+
+    def _fitting(self, low: Tensor, high: Tensor) -> Tensor:
+        """The least exponent at which all bins from ``low`` to ``high`` fit."""
+        span = high / self.bins - low / self.bins  # the difference itself may overflow
+        exponent = torch.where(span == 0, LOWEST_EXPONENT, torch.frexp(span).exponent.long() - 3)
+        exponent = exponent.clamp_min(LOWEST_EXPONENT)
+        for _ in range(4):
+            needed = _floors(high, exponent) - _floors(low, exponent) + 1
+            exponent = exponent + (needed > 2 * self.bins)
+        return exponent
+
+    def _widen(self, low: Tensor, high: Tensor) -> None:
+        first, exponent = self.first(), self._fitting(low, high)
+        steps = torch.arange(2 * self.bins, device=first.device)
+        moved = (first[:, None] + steps) >> (exponent - self.exponent)[:, None]
+        self.low, self.high, self.exponent = low, high, exponent
+        index = (moved - self.first()[:, None]).clamp(0, 2 * self.bins - 1)  # clamped ones are empty
+        self.counts = torch.zeros_like(self.counts).scatter_add(1, index, self.counts)
+
+
+def _floors(x: Tensor, exponent: Tensor) -> Tensor:
+    """Number of the bin of width ``2**exponent`` that holds ``x``; exact, as only the exponent changes."""
+    return (x * _power_of_two(-exponent)).floor().long()
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Float32, written bit by bit: `torch.exp2` may round."""
+    return ((exponent + 127) << 23).to(torch.int32).view(torch.float32)
+
+
+def _cheapest_part(cost: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """The part in (0, 1] of least cost in each row: hundredths, then thousandths around the best of them."""
+    best = torch.ones_like(like)
+    least = cost(best)
+    for count in range(COARSE - 1, 0, -1):
+        best, least = _better(torch.full_like(like, count / COARSE), cost, best, least)
+    centre = best
+    for step in range(FINE - 1, -FINE, -1):
+        part = (centre + step / (COARSE * FINE)).clamp(1 / (COARSE * FINE), 1)
+        best, least = _better(part, cost, best, least)
+    return best
+
+
+def _better(
+    part: Tensor, cost: Callable[[Tensor], Tensor], best: Tensor, least: Tensor
+) -> tuple[Tensor, Tensor]:
+    costs = cost(part)
+    return torch.where(costs < least, part, best), torch.minimum(costs, least)
