@@ -127,7 +127,7 @@ def _convert(
 
 
 def holds_matrix(layer: nn.Module) -> bool:
-    """Whether a layer itself holds float parameters of two axes or more, and is no norm.
+    """Whether a layer without layers inside holds float parameters of two axes or more, and is no norm.
 
     >>> (
     ...     holds_matrix(nn.Linear(2, 2)),
@@ -136,7 +136,7 @@ def holds_matrix(layer: nn.Module) -> bool:
     ... )
     (True, False, False)
     """
-    if isinstance(layer, _NORMS):
+    if isinstance(layer, _NORMS) or (any(layer.children()) and not isinstance(layer, nn.MultiheadAttention)):
         return False
     own = layer.parameters(recurse=False)
     return any(one.ndim >= 2 and one.is_floating_point() for one in own)
