@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from quantized import SCHEMES, every_layer, quantized
+from torch import nn
 from user_models import ResNet, TiedModel
 
 
@@ -46,3 +47,15 @@ def test_gradients_of_inputs():
     (expected,) = torch.autograd.grad(model(x).square().sum(), x)
     (found,) = torch.autograd.grad(compiled(model)(x).square().sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.parametrize("scheme", ["static", "dynamic"])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_a_single_row_through_inductor(scheme, bias):
+    # which gives a row after a reshape the stride 0, and torch's int8 product takes that at its word (2.13)
+    layer = quantized(nn.Sequential(nn.Linear(64, 48, bias=bias)), scheme, torch.randn(9, 64))[0]
+    for shape in ((1, 64), (1, 1, 64), (1, 1, 1, 64)):
+        x = torch.randn(shape)
+        assert torch.equal(compiled(layer, backend="inductor")(x), layer(x))

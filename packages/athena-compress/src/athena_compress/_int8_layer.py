@@ -9,13 +9,15 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from athena_compress._int8_math import has_exact_int8, transforms_active
-
-_dispatch_modes = torch._C._len_torch_dispatch_stack
+from athena_compress._int8_math import has_exact_int8, traces, transforms_active
 
 
 class Quantized(NamedTuple):
-    """What a layer is made of: integers, their scales, and for a static one the grid of its input."""
+    """What a layer is made of: integers, their scales, and for a static one the grid of its input.
+
+    >>> Quantized(torch.ones(2, 3, dtype=torch.int8), torch.ones(2)).input_scale is None
+    True
+    """
 
     weight: Tensor
     weight_scale: Tensor
@@ -121,7 +123,7 @@ def takes_kernel(x: Tensor) -> bool:
         and not (x.requires_grad and torch.is_grad_enabled())
         and x.dtype != torch.float64
         and not transforms_active()
-        and not _dispatch_modes()
+        and not traces()
         and not torch.jit.is_tracing()
         and has_exact_int8()
     )

@@ -55,11 +55,14 @@ class Int8Linear(Int8Layer):
         return int8_linear(x, self.weight_q, self.weight_scale, self.bias, scale, zero_point)
 
     def _run(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features).float()
+        rows = x.reshape(-1, self.in_features)
+        if x.dtype != torch.float32:
+            rows = rows.float()
         # a single term is a product that torch gets wrong (2.13)
         one = rows.shape[0] == 1 and self.in_features > 1
         y = self._run_dynamic(rows, one=one) if self.input_scale is None else self._run_static(rows, one=one)
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        y = y.view(*x.shape[:-1], self.out_features)
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
 
     def _run_dynamic(self, rows: Tensor, *, one: bool) -> Tensor:
         codes, scale = signed_codes(rows, 1)
@@ -72,6 +75,7 @@ class Int8Linear(Int8Layer):
 
     def _run_static(self, rows: Tensor, *, one: bool) -> Tensor:
         packed = self.pack()
+        assert packed.shift is not None  # a static layer has one
         codes = static_codes(rows, packed.input_inverse, packed.input_zero_point)
         if not one:
             return _product(unsigned(codes), packed, packed.bias)

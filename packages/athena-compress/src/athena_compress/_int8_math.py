@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 transforms_active = torch._C._are_functorch_transforms_active
+traces = torch._C._len_torch_dispatch_stack
 
 #: Most products of two 8-bit numbers, at most 127 in size, whose sum float32 holds exactly: below 2^24.
 EXACT_TERMS = 2**24 // (128 * 127)
@@ -37,6 +38,10 @@ def integer_matmul(x: Tensor, weight: Tensor) -> Tensor:
     """
     # torch's int8 product on the CPU has no batching rule, and is wrong for a single term (torch 2.13)
     if x.is_cpu and x.ndim == 2 and x.shape[1] > 1 and not transforms_active() and has_exact_int8():
+        if x.shape[0] == 1 and traces():
+            # Compiled, a single row may get a stride of 0, which the product takes at its word (torch 2.13).
+            # Two rows have none to choose.
+            return torch._int_mm(torch.cat([x, x]), weight.t())[:1]
         return torch._int_mm(x, weight.t())
     parts = zip(x.split(EXACT_TERMS, -1), weight.split(EXACT_TERMS, -1), strict=True)
     products = [(a.float() @ b.float().transpose(-1, -2)).to(torch.int32) for a, b in parts]

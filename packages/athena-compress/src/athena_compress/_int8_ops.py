@@ -25,13 +25,34 @@ def _linear(
     input_scale: Tensor | None = None,
     input_zero_point: Tensor | None = None,
 ) -> Tensor:
-    wide, total, scale = _codes(x, row_scales, input_scale, input_zero_point)
-    rows = wide.reshape(-1, wide.shape[-1])
-    product = integer_matmul(rows, weight).reshape(*x.shape[:-1], weight.shape[0])
+    r"""A linear layer in int8: int32 sums of 8-bit products, then one scaling in float32.
+
+    Static, with ``input_scale`` :math:`s` and ``input_zero_point`` :math:`z`, of unsigned codes
+    :math:`q = \operatorname{clamp}(\operatorname{round}(x / s) + z, 0, 255)`:
+
+    .. math:: y_{mo} = (s\, w_o) \sum_k (q_{mk} - z)\, W_{ok} + b_o
+
+    Dynamic, without them, a scale a row, :math:`s_m = \max_k |x_{mk}| / 127`,
+    :math:`q = \operatorname{round}(x / s_m)`: :math:`y_{mo} = \big(w_o \sum_k q_{mk} W_{ok}\big) s_m + b_o`.
+
+    Halves are rounded to even; the sum is of int32 and exact; each product and sum after it is rounded once,
+    in the order written. A row depends on no other row. The gradient, where wanted, is that of the float
+    layer with dequantized weights (straight through).
+
+    Shape: ``x (..., terms)``, ``weight (outputs, terms)`` int8, ``weight_scale (outputs,)`` float32, ``bias
+    (outputs,)`` -> ``(..., outputs)`` in the dtype of ``x``.
+    Source: Jacob et al. 2018, arXiv:1712.05877, equations 7 and 8. Departs from it: outputs stay floats.
+
+    >>> weight = torch.tensor([[1, -2]], dtype=torch.int8)
+    >>> int8_linear(torch.tensor([[127.0, 0.0]]), weight, torch.tensor([0.5]))
+    tensor([[63.5000]])
+    """
+    rows, total, scale = _codes(x.reshape(-1, x.shape[-1]), row_scales, input_scale, input_zero_point)
+    product = integer_matmul(rows, weight)
     if total is not None:
         product = product + total * weight.sum(1, dtype=torch.int32)
     y = _scaled(product, weight_scale, scale, static=input_scale is not None)
-    y = (y if bias is None else y + bias).to(x.dtype)
+    y = (y if bias is None else y + bias).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
     return _straight_through(y, x, lambda: F.linear(x, _dequantized(weight, weight_scale, x), _as(bias, x)))
 
 
@@ -47,6 +68,16 @@ def _conv2d(
     dilation: list[int] = [1, 1],  # noqa: B006
     groups: int = 1,
 ) -> Tensor:
+    r"""A convolution in int8, as `int8_linear` over patches; dynamic scales are one an image.
+
+    Shape: ``x (batch, channels, height, width)``, ``weight (outputs, channels / groups, *kernel)`` int8,
+    ``weight_scale (outputs,)`` -> ``(batch, outputs, height', width')`` in the dtype of ``x``. Padding is
+    with 0.
+
+    >>> weight = torch.ones(1, 1, 2, 2, dtype=torch.int8)
+    >>> int8_conv2d(torch.full((1, 1, 2, 2), 127.0), weight, torch.tensor([0.5]))
+    tensor([[[[254.]]]])
+    """
     wide, total, scale = _codes(x, _image_scales, input_scale, input_zero_point)
     product = integer_conv2d(wide, weight, stride, padding, dilation, groups)
     if total is not None:
@@ -77,7 +108,9 @@ def _codes(
 
 
 def _scaled(product: Tensor, weight_scale: Tensor, scale: Tensor, *, static: bool) -> Tensor:
-    return product * (scale * weight_scale) if static else product * weight_scale * scale
+    if static:
+        return product * (scale * weight_scale)
+    return product * weight_scale * scale
 
 
 def _image_scales(x: Tensor) -> Tensor:
@@ -132,24 +165,6 @@ int8_linear = op(
     reference=_linear,
     samples=_linear_samples,
 )
-r"""A linear layer in int8: int32 sums of 8-bit products, then one scaling in float32.
-
-Static, with ``input_scale`` :math:`s` and ``input_zero_point`` :math:`z`, of unsigned codes
-:math:`q = \operatorname{clamp}(\operatorname{round}(x / s) + z, 0, 255)`:
-
-.. math:: y_{mo} = (s\, w_o) \sum_k (q_{mk} - z)\, W_{ok} + b_o
-
-Dynamic, without them, a scale a row, :math:`s_m = \max_k |x_{mk}| / 127`,
-:math:`q = \operatorname{round}(x / s_m)`: :math:`y_{mo} = \big(w_o \sum_k q_{mk} W_{ok}\big) s_m + b_o`.
-
-Halves are rounded to even; the sum is of int32 and exact; each product and sum after it is rounded once,
-in the order written. A row depends on no other row. The gradient, where wanted, is that of the float
-layer with dequantized weights (straight through).
-
-Shape: ``x (..., terms)``, ``weight (outputs, terms)`` int8, ``weight_scale (outputs,)`` float32, ``bias
-(outputs,)`` -> ``(..., outputs)`` in the dtype of ``x``.
-Source: Jacob et al. 2018, arXiv:1712.05877, equations 7 and 8. Departs from it: outputs stay floats.
-"""
 
 int8_conv2d = op(
     "athena_compress::int8_conv2d(Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias=None, "
@@ -158,8 +173,3 @@ int8_conv2d = op(
     reference=_conv2d,
     samples=_conv_samples,
 )
-r"""A convolution in int8, as `int8_linear` over patches; dynamic scales are one an image.
-
-Shape: ``x (batch, channels, height, width)``, ``weight (outputs, channels / groups, *kernel)`` int8,
-``weight_scale (outputs,)`` -> ``(batch, outputs, height', width')`` in the dtype of ``x``. Padding is with 0.
-"""
