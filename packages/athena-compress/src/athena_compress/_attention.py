@@ -110,9 +110,10 @@ class SplitMultiheadAttention(nn.Module):
         biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
         for layer, weight, bias in zip((split.query, split.key, split.value), weights, biases, strict=True):
             layer.weight = _parameter(weight)
-            layer.bias = None if bias is None else _parameter(bias)
+            layer.register_parameter("bias", None if bias is None else _parameter(bias))
         split.out.weight = _parameter(attention.out_proj.weight)
-        split.out.bias = None if attention.out_proj.bias is None else _parameter(attention.out_proj.bias)
+        bias = attention.out_proj.bias
+        split.out.register_parameter("bias", None if bias is None else _parameter(bias))
         return split.train(attention.training)
 
     def forward(

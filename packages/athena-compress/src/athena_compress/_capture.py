@@ -67,8 +67,9 @@ def logits_of(output: Any) -> Tensor:
         return output
     if isinstance(output, Mapping) and "logits" in output:
         return logits_of(output["logits"])
-    if hasattr(output, "logits"):
-        return logits_of(output.logits)
+    logits = getattr(output, "logits", output)
+    if logits is not output:
+        return logits_of(logits)
     if isinstance(output, tuple | list) and output:
         return logits_of(output[0])
     raise TypeError(

@@ -19,7 +19,12 @@ SINGLE = "it is a single unit, and at least one is kept"
 
 @dataclass(frozen=True)
 class Slice:
-    """A dimension of a parameter or buffer: the unit that each index belongs to, or -1."""
+    """A dimension of a parameter or buffer: the unit that each index belongs to, or -1.
+
+    >>> graph = dependencies(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), torch.randn(1, 2))
+    >>> [(one.tensor_name, one.dim, one.units.tolist()) for one in graph.group("0").slices]
+    [('0.weight', 0, [0, 1, 2]), ('0.bias', 0, [0, 1, 2]), ('1.weight', 1, [0, 1, 2])]
+    """
 
     tensor_name: str
     dim: int
@@ -35,6 +40,10 @@ class UnitGroup:
     units, else ``"neurons"``. Where ``removable`` is False, ``why`` says what forbids it; where it is so
     because of ``statistics`` (a normalisation's mean over the units would change, even if the units removed
     are zero), `DependencyGraph.remove` still does it for a group that is named.
+
+    >>> group = dependencies(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), torch.randn(1, 2)).group("0")
+    >>> group.kind, group.size, group.removable
+    ('neurons', 3, True)
     """
 
     name: str
@@ -47,7 +56,11 @@ class UnitGroup:
 
 
 class DependencyGraph:
-    """The units of a model, and their removal. Made by `dependencies`."""
+    """The units of a model, and their removal. Made by `dependencies`.
+
+    >>> dependencies(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), torch.randn(1, 2))
+    DependencyGraph(0: 3 neurons)
+    """
 
     def __init__(self, model: nn.Module, example_inputs: Any, trace: Trace) -> None:
         self.model = model

@@ -208,9 +208,9 @@ def _reduce(call: Call) -> list[list[Block]]:
     asked = call.get(2 if "norm" in call.name else 1, "dim")
     if isinstance(asked, Labels):  # of two tensors, `max` is elementwise
         return elementwise(call)
-    whole = asked is None or asked == [] or not isinstance(asked, (int, list, tuple))
-    asked = range(len(source.shape)) if whole else [asked] if isinstance(asked, int) else asked
-    dims = {call.dim(dim, source) for dim in asked}
+    listed = [asked] if isinstance(asked, int) else asked if isinstance(asked, (list, tuple)) else []
+    reduced = listed or range(len(source.shape))  # none named: all
+    dims = {call.dim(dim, source) for dim in reduced}
     blocks = call.book.settled(source.blocks)
     exact = call.name == "sum" or ("norm" in call.name and source.level == 0)  # zeros add nothing to these
     if exact:

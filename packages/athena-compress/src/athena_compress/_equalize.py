@@ -156,7 +156,7 @@ def _equalize_pair(first: ChannelLayer, second: ChannelLayer) -> float:
     scale = equalizing_scale(*ranges)
     scale_outputs(first, first.weight, 1 / scale)
     if first.bias is not None:
-        first.bias /= scale
+        first.bias.div_(scale)
     scale_inputs(second, second.weight, scale.repeat_interleave(taken.shape[1]))
     return float((scale - 1).abs().max())
 

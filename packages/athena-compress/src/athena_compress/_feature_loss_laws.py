@@ -31,7 +31,7 @@ def _mask(shape: tuple[int, ...]) -> Tensor:
     """All positions but the first of each example, and none of the last example."""
     positions = (shape[0], *shape[2:]) if len(shape) > 3 else shape[:2]
     mask = torch.ones(positions, dtype=torch.bool)
-    mask.view(shape[0], -1)[:, 0] = False
+    mask.view(len(mask), -1)[:, 0] = False
     mask[-1] = False
     return mask
 
@@ -98,7 +98,7 @@ def _ignores_masked(target: Factory, shape: tuple[int, ...]) -> None:
 def _connected_zero(target: Factory, shape: tuple[int, ...]) -> None:
     student, teacher = _pair(shape)
     loss = target()(student, teacher, torch.zeros_like(_mask(shape)))
-    assert loss == 0, f"the loss of nothing is {loss.item()}"
+    assert loss.item() == 0, f"the loss of nothing is {loss.item()}"
     assert not _gradient(loss, student).any()
 
 

@@ -30,11 +30,15 @@ def _layer(dtype: torch.dtype = torch.float32) -> nn.Linear:
     return layer.to(dtype)
 
 
+def _weight(layer: nn.Linear) -> nn.Parameter:
+    return layer.get_parameter("weight")
+
+
 def _show(importance: Importance, layer: nn.Linear, step: int) -> None:
     generator = torch.Generator().manual_seed(1 + step)
     inputs, gradient = torch.randn(7, 5, generator=generator), torch.randn(4, 5, generator=generator)
     if importance.needs_gradients:
-        importance.observe(_NAME, layer.weight, gradient.to(layer.weight.dtype))
+        importance.observe(_NAME, _weight(layer), gradient.to(layer.weight.dtype))
     if importance.needs_inputs:
         importance.observe_inputs(_NAME, layer, inputs.to(layer.weight.dtype))
 
@@ -42,7 +46,7 @@ def _show(importance: Importance, layer: nn.Linear, step: int) -> None:
 def _scores(target: ImportanceFactory, layer: nn.Linear) -> Tensor:
     importance = target()
     _show(importance, layer, 0)
-    return importance.scores(_NAME, layer.weight)
+    return importance.scores(_NAME, _weight(layer))
 
 
 def _one_score_an_element(target: ImportanceFactory) -> None:
@@ -74,7 +78,7 @@ def _resumes(target: ImportanceFactory) -> None:
     resumed.load_state_dict(torch.load(file, weights_only=True))
     for each in (importance, resumed):
         _show(each, layer, 1)
-    assert torch.equal(*(each.scores(_NAME, layer.weight) for each in (importance, resumed))), (
+    assert torch.equal(*(each.scores(_NAME, _weight(layer)) for each in (importance, resumed))), (
         "scores differ after a resume"
     )
 
@@ -85,7 +89,7 @@ def _is_cut(target: ImportanceFactory) -> None:
     kept = torch.tensor([0, 3])
     importance.cut(_NAME, 1, kept, 5)
     layer.weight.data = layer.weight.data[:, kept]
-    assert importance.scores(_NAME, layer.weight).shape == (4, 2), "not cut with its parameter"
+    assert importance.scores(_NAME, _weight(layer)).shape == (4, 2), "not cut with its parameter"
 
 
 def importance_checks(component: Component, target: ImportanceFactory) -> Iterator[Check]:  # noqa: ARG001

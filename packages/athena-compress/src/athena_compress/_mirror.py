@@ -23,10 +23,9 @@ def mirrored(weight: Tensor, groups: int) -> Tensor:
 
     Shape: ``(in, out / groups, *kernel) -> (out, in / groups, *kernel)``.
 
-    >>> mirrored(torch.arange(6).view(1, 2, 3), 1)
-    tensor([[[2, 1, 0]],
-    <BLANKLINE>
-            [[5, 4, 3]]])
+    >>> import torch
+    >>> mirrored(torch.arange(6).view(1, 2, 3), 1).tolist()
+    [[[2, 1, 0]], [[5, 4, 3]]]
     """
     grouped = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return grouped.flip(tuple(range(2, weight.ndim))).contiguous()

@@ -15,6 +15,11 @@ from athena_compress._observer import Observer
 LOWEST_EXPONENT = -100
 #: Parts of a range that the search tries, and the steps between two of them that it then tries.
 COARSE, FINE = 100, 10
+#: Numbers that the search holds at once for each of its intermediate results.
+MOST_NUMBERS = 2**22
+
+#: From low and high ends, ``(rows, candidates)``, what each costs.
+Cost = Callable[[Tensor, Tensor], Tensor]
 
 
 class BinnedObserver(Observer):
@@ -87,28 +92,42 @@ class BinnedObserver(Observer):
         steps = torch.arange(2 * self.bins + 1, device=self.exponent.device)
         return (self.first()[:, None] + steps) * self.width()[:, None]
 
-    def cheapest(self, grid: Grid, cost: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The range, within what was seen, of least ``cost(low, high)``, ``(rows,)``.
+    def cheapest(self, grid: Grid, cost: Cost) -> tuple[Tensor, Tensor]:
+        """The range, within what was seen, of least ``cost(low, high)``.
 
-        Both ends move together and then, where there are two on an asymmetric grid, each in turn, twice. Of
-        equal costs the widest range wins.
+        A cost is asked of many candidates at once: ``(rows, candidates)``, ends and costs alike. Both ends
+        move together and then, where there are two on an asymmetric grid, each in turn, twice. Of equal
+        costs the widest range wins.
         """
-        low, high = self.low.double(), self.high.double()
+        low, high = self.low.double()[:, None], self.high.double()[:, None]
         if grid.symmetric:
             reach = torch.maximum(-low, high)
-            part = _cheapest_part(lambda part: cost(-part * reach, part * reach), reach)
-            return -part * reach, part * reach
-        left = right = _cheapest_part(lambda part: cost(part * low, part * high), low)
+            part = self._cheapest_part(lambda part: cost(-part * reach, part * reach))
+            return (-part * reach)[:, 0], (part * reach)[:, 0]
+        left = right = self._cheapest_part(lambda part: cost(part * low, part * high))
         has_two_ends = bool(((low < 0) & (high > 0)).any())
         for _ in range(2 if has_two_ends else 0):
-            held = left
-            right = _cheapest_part(lambda part, held=held: cost(held * low, part * high), high)
-            held = right
-            left = _cheapest_part(lambda part, held=held: cost(part * low, held * high), low)
-        return left * low, right * high
+            held = (left * low).expand(-1, COARSE)
+            right = self._cheapest_part(lambda part, held=held: cost(held[:, : part.shape[1]], part * high))
+            held = (right * high).expand(-1, COARSE)
+            left = self._cheapest_part(lambda part, held=held: cost(part * low, held[:, : part.shape[1]]))
+        return (left * low)[:, 0], (right * high)[:, 0]
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [f"bins={self.bins}", super().extra_repr()]))
+
+    def _cheapest_part(self, cost: Callable[[Tensor], Tensor]) -> Tensor:
+        """The part in (0, 1] of least cost in each row: hundredths, then thousandths around the best."""
+        size = max(1, MOST_NUMBERS // self.counts.numel())
+
+        def cheapest(parts: Tensor) -> Tensor:
+            costs = torch.cat([cost(some) for some in parts.split(size, dim=1)], dim=1)
+            return parts.gather(1, costs.argmin(1, keepdim=True))  # the first and widest of equals
+
+        tried = torch.arange(COARSE, 0, -1, device=self.low.device, dtype=torch.float64) / COARSE
+        centre = cheapest(tried.expand(len(self.low), -1))
+        steps = torch.arange(FINE - 1, -FINE, -1, device=self.low.device, dtype=torch.float64)
+        return cheapest((centre + steps / (COARSE * FINE)).clamp(1 / (COARSE * FINE), 1))
 
     def _fitting(self, low: Tensor, high: Tensor) -> Tensor:
         """The least exponent at which all bins from ``low`` to ``high`` fit."""
@@ -130,30 +149,13 @@ class BinnedObserver(Observer):
 
 
 def _floors(x: Tensor, exponent: Tensor) -> Tensor:
-    """Number of the bin of width ``2**exponent`` that holds ``x``; exact, as only the exponent changes."""
-    return (x * _power_of_two(-exponent)).floor().long()
+    """Number of the bin of width ``2**exponent`` that holds ``x``; exact, as only the exponent changes.
+
+    In float64: in float32 a tiny negative number would become 0 and move to the other side of it.
+    """
+    return (x.double() * _power_of_two(-exponent)).floor().long()
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
     """Float32, written bit by bit: `torch.exp2` may round."""
     return ((exponent + 127) << 23).to(torch.int32).view(torch.float32)
-
-
-def _cheapest_part(cost: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The part in (0, 1] of least cost in each row: hundredths, then thousandths around the best of them."""
-    best = torch.ones_like(like)
-    least = cost(best)
-    for count in range(COARSE - 1, 0, -1):
-        best, least = _better(torch.full_like(like, count / COARSE), cost, best, least)
-    centre = best
-    for step in range(FINE - 1, -FINE, -1):
-        part = (centre + step / (COARSE * FINE)).clamp(1 / (COARSE * FINE), 1)
-        best, least = _better(part, cost, best, least)
-    return best
-
-
-def _better(
-    part: Tensor, cost: Callable[[Tensor], Tensor], best: Tensor, least: Tensor
-) -> tuple[Tensor, Tensor]:
-    costs = cost(part)
-    return torch.where(costs < least, part, best), torch.minimum(costs, least)

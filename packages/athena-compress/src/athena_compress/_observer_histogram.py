@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from athena_compress._grid import Grid, choose_qparams
@@ -39,35 +42,61 @@ class HistogramObserver(BinnedObserver):
     """
 
     def span(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        edges, counts = self.edges(), self.counts.double()
-        centres = (edges[:, 1:] + edges[:, :-1]) / 2
+        width, first = self.width()[:, None, None], self.first()[:, None, None]
+        sums = _Sums.of(self.counts.double())
+        borders = torch.arange(grid.low, grid.high + 2, device=width.device) - 0.5
 
         def cost(low: Tensor, high: Tensor) -> Tensor:
             scale, zero_point = choose_qparams(low, high, grid)
-            codes = (centres / scale.double()[:, None]).round() + zero_point[:, None] - grid.low
-            return _divergence(counts, codes, grid.high - grid.low + 1)
+            ends = (borders - zero_point[..., None]) * (scale.double()[..., None] / width)
+            starts = (ends - first - 0.5).ceil()  # of the centres of bins
+            return _divergence(sums, starts.clamp(0, self.counts.shape[1]).long())
 
         return self.cheapest(grid, cost)
 
 
-def _divergence(counts: Tensor, codes: Tensor, n_codes: int) -> Tensor:
-    """Of each row's clipped histogram from its quantized one; infinite where nothing lies inside."""
-    inside = (codes >= 0) & (codes < n_codes)
-    code = codes.clamp(0, n_codes - 1).long()
-    kept = counts * inside
-    totals = counts.new_zeros(len(counts), n_codes).scatter_add(1, code, kept)
-    occupied = torch.zeros_like(totals).scatter_add(1, code, (kept > 0).to(counts.dtype))
-    quantized = (totals / occupied.clamp_min(1)).gather(1, code) * (kept > 0)
-    outside = counts - kept
-    # the outermost bins inside: what lies below is counted in the first, what lies above in the last
-    places = torch.arange(counts.shape[1], device=counts.device)
-    first = inside.long().argmax(1, keepdim=True)
-    last = counts.shape[1] - 1 - inside.flip(1).long().argmax(1, keepdim=True)
-    clipped = kept.scatter_add(1, first, (outside * (places < first)).sum(1, keepdim=True))
-    clipped = clipped.scatter_add(1, last, (outside * (places > last)).sum(1, keepdim=True))
-    n_values, n_kept = clipped.sum(1, keepdim=True), kept.sum(1, keepdim=True)
-    ratio = (clipped / n_values) / (quantized.clamp_min(LEAST_COUNT) / n_kept)
-    divergence = torch.special.xlogy(
-        clipped / n_values, ratio.clamp_min(torch.finfo(torch.float64).tiny)
-    ).sum(1)
-    return torch.where(inside.any(1) & (n_kept[:, 0] > 0), divergence, torch.inf)
+class _Sums(NamedTuple):
+    """Sums over the bins before each bin, and before the end, ``(rows, bins + 1)``."""
+
+    counts: Tensor
+    occupied: Tensor
+    logs: Tensor  # of counts times their logarithms
+
+    @classmethod
+    def of(cls, counts: Tensor) -> _Sums:
+        terms = counts, (counts > 0).double(), torch.xlogy(counts, counts)
+        return cls(*(F.pad(term.cumsum(1), (1, 0)) for term in terms))
+
+
+def _divergence(sums: _Sums, starts: Tensor) -> Tensor:
+    """Of clipped histograms from their quantized ones; infinite where nothing lies inside.
+
+    Code ``c`` has the bins from ``starts[..., c]`` up to ``starts[..., c + 1]``, so that sums over its bins
+    are differences, and the cost of a candidate does not depend on the number of bins.
+
+    Shape: starts ``(rows, candidates, codes + 1) -> (rows, candidates)``.
+    """
+    counts, n_values = _at(sums.counts, starts), sums.counts[:, -1:]
+    totals, occupied = counts.diff(dim=2), _at(sums.occupied, starts).diff(dim=2)
+    below, above = counts[..., 0], n_values - counts[..., -1]
+    n_kept = n_values - below - above
+    means = totals / occupied.clamp_min(1)
+    outermost = starts[..., [0, -1]] - starts.new_tensor([0, 1])
+    outermost = outermost.clamp(0, sums.counts.shape[1] - 2)
+    held = _at(sums.counts, outermost + 1) - _at(sums.counts, outermost)
+    codes = torch.searchsorted(starts[..., 1:].contiguous(), outermost, right=True)
+    spread = means.gather(2, codes.clamp_max(means.shape[2] - 1))
+    spread = torch.where(held > 0, spread, LEAST_COUNT).clamp_min(LEAST_COUNT)
+    one = outermost[..., 0] == outermost[..., 1]  # bin inside: it takes all
+    clipped = torch.stack((below + above * one, above * ~one), dim=2)
+    logs = _at(sums.logs, starts[..., [0, -1]]).diff(dim=2)[..., 0]
+    logs = logs + (torch.xlogy(held + clipped, held + clipped) - torch.xlogy(held, held)).sum(2)
+    logs = logs - torch.xlogy(totals, means).sum(2) - (clipped * spread.log()).sum(2)
+    divergence = logs / n_values - (n_values / n_kept).log()
+    # differences of sums leave some of the last digits, which must not decide between equals
+    return torch.where(n_kept > 0, divergence.round(decimals=9), torch.inf)
+
+
+def _at(sums: Tensor, places: Tensor) -> Tensor:
+    """``(rows, bins + 1)`` at places ``(rows, ...)``, in the shape of those."""
+    return sums.gather(1, places.flatten(1)).view(places.shape)

@@ -18,7 +18,11 @@ from athena_core.testing import Check
 
 ObserverFactory = Callable[..., Observer]
 
-UNSIGNED = {"signed": False, "symmetric": False}
+UNSIGNED: dict[str, Any] = {"signed": False, "symmetric": False}
+GRIDS: tuple[dict[str, Any], ...] = (
+    *({}, UNSIGNED, {"bits": 4}),
+    *({"bits": 2, **UNSIGNED}, {"signed": False, "symmetric": True}),
+)
 
 
 def _batches(n: int = 3) -> list[Tensor]:
@@ -101,7 +105,7 @@ def _copies(target: ObserverFactory) -> None:
 def _fits_grids(target: ObserverFactory, axis: int | None) -> None:
     observer = _fed(target, _batches(), axis)
     shape = () if axis is None else (3,)
-    for options in ({}, UNSIGNED, {"bits": 4}, {"bits": 2, **UNSIGNED}, {"signed": False, "symmetric": True}):
+    for options in GRIDS:
         grid = Grid(axis=axis, **options)
         scale, zero_point = observer.qparams(grid)
         assert (scale.dtype, zero_point.dtype) == (torch.float32, torch.int32)

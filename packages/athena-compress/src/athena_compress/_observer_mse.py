@@ -36,13 +36,13 @@ class MSEObserver(BinnedObserver):
     """
 
     def span(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        edges, counts, width = self.edges(), self.counts.double(), self.width()
+        edges, counts, width = self.edges()[:, None], self.counts.double()[:, None], self.width()[:, None]
 
         def cost(low: Tensor, high: Tensor) -> Tensor:
             scale, zero_point = choose_qparams(low, high, grid)
-            step, middle = scale.double()[:, None], zero_point[:, None]
+            step, middle = scale.double()[..., None], zero_point[..., None]
             integral = _error_integral(edges / step, grid.low - middle, grid.high - middle)
-            return (counts * integral.diff(dim=1)).sum(1) * scale.double() ** 3 / width
+            return (counts * integral.diff(dim=2)).sum(2) * scale.double() ** 3 / width
 
         return self.cheapest(grid, cost)
 

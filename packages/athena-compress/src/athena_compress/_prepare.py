@@ -46,9 +46,10 @@ def is_transposed_linear(module: nn.Module) -> bool:
     False
     """
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    known = type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and isinstance(bias, Tensor)
     return (
-        known
+        type(module).__name__ == "Conv1D"
+        and isinstance(weight, Tensor)
+        and isinstance(bias, Tensor)
         and weight.ndim == 2
         and tuple(weight.shape) == (getattr(module, "nx", 0), getattr(module, "nf", 0))
     )

@@ -63,7 +63,7 @@ class Names:
 
     def object_class(self, name: str, attributes: Sequence[str]) -> type:
         """The class of a plain object: a dataclass with these fields, or one of a trusted module."""
-        found = self._resolve(name, "a class", lambda one: isinstance(one, type))
+        found: type = self._resolve(name, "a class", lambda one: isinstance(one, type))
         fields = (
             {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else None
         )

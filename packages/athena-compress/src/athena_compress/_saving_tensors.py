@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 #: What every supported safetensors reads; other dtypes are written as bytes.
 NATIVE = (
@@ -73,7 +73,7 @@ def unpack(records: Mapping[str, Any], contents: Mapping[str, Tensor]) -> list[T
 
 
 def _check(tensor: Tensor, path: str) -> None:
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         raise ValueError(f"`model`: `{path}` has no values yet. Run the model once before saving it.")
     kind = type(tensor)
     if kind not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout != torch.strided or tensor.is_quantized:
@@ -106,14 +106,16 @@ def _cover(views: list[Tensor]) -> tuple[Tensor, int]:
     first = views[0]
     form = (first.dtype, first.shape, first.stride(), first.storage_offset())
     if first.dtype in NATIVE:
-        start = first.storage_offset() * first.element_size()
+        start = int(first.storage_offset()) * first.element_size()
         if all((v.dtype, v.shape, v.stride(), v.storage_offset()) == form for v in views):
             seed = _without_repeats(first)
             if _is_injective(seed):
                 return seed, start
         spans = [_span(view) for view in views if view.numel()]
         for view in views:
-            whole = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+            if not spans:
+                break
+            whole = min(low for low, _ in spans), max(high for _, high in spans)
             same = all(other.dtype == view.dtype for other in views)
             if same and view.is_contiguous() and view.numel() and _span(view) == whole:
                 return view, whole[0]
@@ -128,7 +130,7 @@ def _cover(views: list[Tensor]) -> tuple[Tensor, int]:
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First byte that a tensor with elements uses, and the one after its last."""
     last = sum((side - 1) * step for side, step in zip(tensor.shape, tensor.stride(), strict=True))
-    low = tensor.storage_offset()
+    low = int(tensor.storage_offset())
     return low * tensor.element_size(), (low + last + 1) * tensor.element_size()
 
 

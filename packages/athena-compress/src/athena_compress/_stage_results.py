@@ -89,8 +89,8 @@ def comparison(results: Sequence[Result], score: str) -> str:
     """The results in columns, each with its ratio to the first.
 
     >>> print(comparison([Result("dense", 0.5, 4096, 2.0, 4.0, 8192)], "accuracy"))
-    stage  accuracy  size on disk        one input          a batch       memory at most
-    dense     0.500       4.0 KiB  2.00 ms (1.00x)  4.00 ms (1.00x)  8.0 KiB (1.00x)
+    stage  accuracy     size on disk        one input          a batch   memory at most
+    dense    0.5000  4.0 KiB (1.00x)  2.00 ms (1.00x)  4.00 ms (1.00x)  8.0 KiB (1.00x)
     """
     first = results[0]
     rows = [
@@ -110,23 +110,31 @@ def comparison(results: Sequence[Result], score: str) -> str:
 
 
 def trade_off(results: Sequence[Result], score: str) -> Figure:
-    """Draw the score over the size on disk, from stage to stage."""
+    """Draw the score over the size on disk, a dot a stage; a thin line goes from each to the next.
+
+    >>> one, other = Result("dense", 0.9, 4096, 2.0, 4.0, 8192), Result("pruned", 0.8, 2048, 1.0, 2.0, 4096)
+    >>> len(trade_off([one, other], "accuracy").axes[0].lines)
+    3
+    """
     from athena_core.figures import learning_curves
 
     sizes = [one.disk_bytes / 1024 for one in results]
-    scores = [one.score for one in results]
+    # named in the legend, since stages of equal size would write over one another
     figure = learning_curves(
-        {"stages": (sizes, scores)},
+        {
+            f"{one.stage}: {one.one_ms:.2g} ms an input": ([kib], [one.score])
+            for one, kib in zip(results, sizes, strict=True)
+        },
         x_label="size on disk (KiB)",
         y_label=score.replace("_", " "),
         title="What compressing costs, stage by stage",
     )
     axes = figure.axes[0]
-    axes.lines[0].set_marker("o")
-    axes.margins(x=0.15, y=0.15)
-    for one, x, y in zip(results, sizes, scores, strict=True):
-        text = f"{one.stage}, {one.one_ms:.2g} ms"
-        axes.annotate(text, (x, y), xytext=(5, 7), textcoords="offset points", fontsize="small")
+    for dot in axes.lines:
+        dot.set_markersize(8)
+    axes.plot(sizes, [one.score for one in results], color="0.7", linewidth=1.0, zorder=1)
+    axes.set_xlim(0, 1.08 * max(sizes))
+    axes.margins(y=0.15)
     return figure
 
 

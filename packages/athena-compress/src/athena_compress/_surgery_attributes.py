@@ -98,7 +98,7 @@ def layer_sizes(sizes: Sizes) -> list[Change]:
 def _sizes_of(sizes: Sizes, prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     # torch's pruning computes `weight` anew only when the layer runs
     weight = getattr(module, "weight_orig", getattr(module, "weight", None))
-    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    shape = tuple(weight.shape if isinstance(weight, Tensor) else ())
     if isinstance(module, nn.Linear):
         yield from (("out_features", shape[0]), ("in_features", shape[1]))
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -187,7 +187,9 @@ def _width_sizes(sizes: Sizes, names: tuple[str, ...], taken: list[Change]) -> l
         owner = tensor_name.rpartition(".")[0]
         for prefix in (owner, owner.rpartition(".")[0]):
             module = sizes.modules.get(prefix)
-            for attribute in names if module is not None else ():
+            if module is None:
+                continue
+            for attribute in names:
                 for old, new in dims.values():
                     if _number(module, attribute) == old and (id(module), attribute) not in known:
                         found[id(module), attribute] = (module, attribute, new)

@@ -106,6 +106,8 @@ class WeightOnlyLinear(CodedWeight):
     True
     """
 
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear, codes: Codes, grid: Grid) -> None:
         super().__init__(codes, grid, linear.weight)
         self.in_features, self.out_features = linear.in_features, linear.out_features
