@@ -45,7 +45,7 @@ class Int8Layer(nn.Module):
     it first runs: in memory 2 bytes a weight, on disk 1. Scales stay float32 when a model is cast.
     """
 
-    _not_saved: ClassVar[tuple[str, ...]] = ("_packed",)
+    _not_saved: ClassVar[tuple[str, ...]] = ("_packed", "_row")
 
     weight_q: Tensor
     weight_scale: Tensor
@@ -61,6 +61,7 @@ class Int8Layer(nn.Module):
         self.register_buffer("input_scale", quantized.input_scale)
         self.register_buffer("input_zero_point", quantized.input_zero_point)
         self._packed: Packed | None = None
+        self._row: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -100,15 +101,19 @@ class Int8Layer(nn.Module):
             moved = getattr(self, name)
             if scale is not None and moved.dtype != scale.dtype:  # `model.bfloat16()` is not meant for scales
                 setattr(self, name, scale.to(moved.device))
-        self._packed = None
+        self._packed = self._row = None
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._packed = None
+        self._packed = self._row = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # laid-out weights can be neither copied nor written
+        return {
+            **self.__dict__,
+            "_packed": None,
+            "_row": None,
+        }  # laid-out weights can be neither copied nor written
 
 
 def takes_kernel(x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from athena_compress._int8_layer import (
     unsigned,
 )
 from athena_compress._int8_ops import int8_linear
+
+_LARGEST, _TINY = np.float32(127), np.finfo(np.float32).tiny
 
 
 class Int8Linear(Int8Layer):
@@ -55,22 +58,36 @@ class Int8Linear(Int8Layer):
         return int8_linear(x, self.weight_q, self.weight_scale, self.bias, scale, zero_point)
 
     def _run(self, x: Tensor) -> Tensor:
+        if x.numel() == self.in_features > 1 and self.input_scale is None:
+            return self._run_row(x)
         rows = x.reshape(-1, self.in_features)
         if x.dtype != torch.float32:
             rows = rows.float()
         # a single term is a product that torch gets wrong (2.13)
         one = rows.shape[0] == 1 and self.in_features > 1
-        y = self._run_dynamic(rows, one=one) if self.input_scale is None else self._run_static(rows, one=one)
+        y = self._run_dynamic(rows) if self.input_scale is None else self._run_static(rows, one=one)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if x.dtype == torch.float32 else y.to(x.dtype)
 
-    def _run_dynamic(self, rows: Tensor, *, one: bool) -> Tensor:
+    def _run_row(self, x: Tensor) -> Tensor:
+        """A single row, as decoding has them: its scale is a number of Python's, for fewer calls of torch."""
+        if self._row is None:
+            self._row = self.weight_q.t(), self.weight_scale, self.bias
+        columns, weight_scale, bias = self._row
+        row = x if x.ndim == 2 else x.reshape(1, -1)
+        if row.dtype != torch.float32:
+            row = row.float()
+        scale = np.maximum(np.float32(row.abs().amax().item()) / _LARGEST, _TINY)
+        codes = row.mul(float(1 / scale)).round_().to(torch.int8)
+        y = (torch._int_mm(codes, columns) * weight_scale).mul_(float(scale))
+        if bias is not None:
+            y.add_(bias)
+        y = y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
+
+    def _run_dynamic(self, rows: Tensor) -> Tensor:
         codes, scale = signed_codes(rows, 1)
-        if one:
-            y = torch._int_mm(codes, self.weight_q.t()) * self.weight_scale
-        else:
-            y = _product(unsigned(codes), self.pack(), None)
-        y.mul_(scale)
+        y = _product(unsigned(codes), self.pack(), None).mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
 
     def _run_static(self, rows: Tensor, *, one: bool) -> Tensor:
