@@ -164,7 +164,7 @@ def test_what_is_measured_can_be_read():
     text = comparison(results, "accuracy")
     assert "1.0 KiB (0.25x)" in text
     assert "1.00 ms (0.50x)" in text
-    assert len(trade_off(results, "accuracy").axes[0].texts) == 2
+    assert len(trade_off(results, "accuracy").axes[0].lines) == 3  # a dot each, and the line through them
     assert len(bars(results, "accuracy").axes) == 5
 
 

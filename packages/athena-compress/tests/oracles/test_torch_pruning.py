@@ -1,4 +1,8 @@
-"""Which channels hang together, against Torch-Pruning's dependency graph."""
+"""Which channels hang together, against Torch-Pruning's dependency graph.
+
+It is no oracle for the other models here (1.6.1): what it leaves of nested concatenations and of a layer norm
+over places does not run, and it overlooks that padding of channels moves them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from models import DenseNet, FlattenNet, MobileNet, ResNet
+from models import CASES
 from torch import nn
 
 from athena_compress import dependencies, parameter_count
@@ -15,8 +19,6 @@ from athena_compress import dependencies, parameter_count
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch_pruning
-
-MODELS = {"resnet": ResNet, "mobilenet": MobileNet, "densenet": DenseNet, "flatten": FlattenNet}
 
 
 def size_of(model: nn.Module) -> tuple[int, list[tuple[int, ...]]]:
@@ -35,10 +37,10 @@ def producer(model: nn.Module, group) -> tuple[str, torch.Tensor] | None:
 
 
 @pytest.mark.filterwarnings("ignore:::torch_pruning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "unet"])
 def test_the_same_channels_take_as_much_with_them(name):
-    x = torch.randn(2, 3, 8, 8)
-    model = MODELS[name]().eval()
+    model, x = CASES[name]()
+    model.eval()
     compared = 0
     for group in [each for each in dependencies(model, x).groups if each.removable]:
         found = producer(model, group)
