@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from athena_compress._int8_math import has_exact_int8, traces, transforms_active
+from athena_compress._int8_math import TINY, has_exact_int8, traces, transforms_active
 
 
 class Quantized(NamedTuple):
@@ -141,7 +141,7 @@ def signed_codes(x: Tensor, axis: int | tuple[int, ...]) -> tuple[Tensor, Tensor
     >>> codes, round(scale.item(), 6)
     (tensor([[  50, -127]], dtype=torch.int8), 0.02)
     """
-    scale = x.abs().amax(axis, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+    scale = x.abs().amax(axis, keepdim=True).div_(127).clamp_min_(TINY)
     return (x * scale.reciprocal()).round_().to(torch.int8), scale
 
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from athena_compress._grid import Grid, quantize_affine
 from athena_compress._mirror import outputs_first
@@ -111,12 +110,3 @@ def refuse_unknown(layer: nn.Module) -> None:
         raise NotQuantizable("it is parametrized; `torch.nn.utils.parametrize.remove_parametrizations` first")
     if layer.weight.numel() == 0:  # pyright: ignore[reportCallIssue]
         raise NotQuantizable("it has no weights")
-
-
-def is_convolution(layer: nn.Module) -> bool:
-    """Whether a layer is a convolution, plain or transposed.
-
-    >>> is_convolution(nn.Conv1d(1, 1, 1))
-    True
-    """
-    return isinstance(layer, _ConvNd)
