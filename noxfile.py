@@ -6,6 +6,7 @@ constraints.txt.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 import tempfile
@@ -112,10 +113,18 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types."""
+    """Check types, and that pyright looked at every source file."""
     also = ["pyright[nodejs]", "matplotlib", "tensorboard", "pytest", "nox"]
     install(session, *PACKAGES, also=also)
-    session.run("pyright")
+    output = session.run("pyright", "--stats", silent=True) or ""  # nox prints it all if there are errors
+    sources = [path for path in ROOT.glob("packages/*/src/**/*") if path.suffix in (".py", ".pyi")]
+    counted = re.search(r"files checked: (\d+)", output)
+    checked = int(counted[1]) if counted else 0
+    if checked < len(sources):
+        session.error(
+            f"pyright must check all {len(sources)} files of packages/*/src; see `include`:\n{output}"
+        )
+    session.log(f"{checked} files checked")
 
 
 @nox.session

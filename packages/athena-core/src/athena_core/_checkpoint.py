@@ -78,7 +78,7 @@ def _portable(value: Any, path: str) -> Any:
     """The value with arrays and NumPy scalars converted; TypeError, with its path, if it has no place."""
     if type(value) in _PRIMITIVES:
         return value
-    if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
         return value.detach()
     if type(value) in (dict, OrderedDict):
         for key in value:

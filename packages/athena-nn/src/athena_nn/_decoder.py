@@ -223,9 +223,10 @@ class Decoder(Stack):
             device=weight.device,
         )
         if memory is not None or memory_padding is not None:
-            seen, cache.memory_mask = self._memory(memory, memory_padding, None)
+            _, cache.memory_mask = self._memory(memory, memory_padding, None)
+        if memory is not None:
             crosses = (block.cross_attention for block in self.layers())
-            cache.memory = [cross.memory_heads(one) for cross, one in zip(crosses, seen or (), strict=True)]
+            cache.memory = [cross.memory_heads(memory) for cross in crosses if cross is not None]
         return cache
 
     def _memory(

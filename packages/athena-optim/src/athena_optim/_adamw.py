@@ -298,13 +298,23 @@ class AdamW(torch.optim.AdamW):
     def _wide(self, group: dict[str, Any]) -> Wide:
         return Wide(group, stochastic=self.precision == "stochastic")
 
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params_with_grad: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        state_steps: list[Tensor],
+    ) -> Any:
         """Let torch's step see what is to be updated in the parameters' own dtype, and by which kernel."""
+        lists = (params_with_grad, grads, exp_avgs, exp_avg_sqs)
         shown = group
         if self.precision != "param":
             shown = group | {"params": [p for p in group["params"] if p.dtype not in DTYPES]}
-        has_complex = super()._init_group(shown, *lists)
-        if group["fused"] and not in_order(*lists[:4]):  # parameters, gradients and both moments
+        has_complex = super()._init_group(shown, *lists, max_exp_avg_sqs, state_steps)
+        if group["fused"] and not in_order(*lists):
             group["fused"] = False
             self._strided.append(group)
         return has_complex

@@ -112,8 +112,12 @@ class Wide:
 def fused_adamw_(group: Mapping[str, Any], lists: list[list[Tensor]], steps: list[Tensor]) -> None:
     """torch's fused kernel for one group's parameters, gradients, and two or three lists of moments."""
     beta1, beta2 = group["betas"]
+    params, grads, exp_avgs, exp_avg_sqs, *_ = lists
     torch._fused_adamw_(
-        *lists[:4],
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
         lists[4] if group["amsgrad"] else [],
         steps,
         amsgrad=group["amsgrad"],

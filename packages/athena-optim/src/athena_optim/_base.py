@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from athena_optim._buckets import Tensors
 from athena_optim._checks import (
+    Grouped,
     NonFinite,
     check_complete,
     check_distinct,
@@ -58,7 +60,7 @@ def count(steps: list[Tensor]) -> None:
         torch._foreach_add_(steps, 1)
 
 
-def scale(tensors: list[Tensor], factor: float | Tensor | list[Any]) -> None:
+def scale(tensors: Tensors, factor: float | Tensor | list[Any]) -> None:
     """``tensors *= factor``, which may be one a tensor.
 
     Of a number, torch's list op in place on the CPU takes what bfloat16 or float16 tensors would hold of
@@ -72,7 +74,7 @@ def scale(tensors: list[Tensor], factor: float | Tensor | list[Any]) -> None:
     torch._foreach_mul_(tensors, factor)
 
 
-def add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
+def add_scaled(params: Tensors, directions: Tensors, scale: float | Tensor) -> None:
     """``params += scale * directions``; ``directions`` may be overwritten."""
     if isinstance(scale, Tensor):
         torch._foreach_mul_(directions, scale)
@@ -81,12 +83,10 @@ def add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Te
         torch._foreach_add_(params, directions, alpha=scale)
 
 
-class Checked(Protocol):
+class Checked(Grouped, Protocol):
     """An optimizer that says what its options and its state must be."""
 
-    defaults: dict[str, Any]
     state: Any
-    param_groups: list[dict[str, Any]]
 
     def check(self, options: Mapping[str, Any]) -> None: ...
     def required_names(self, state: Mapping[str, Any]) -> frozenset[str]: ...

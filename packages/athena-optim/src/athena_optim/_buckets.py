@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+#: What torch's list ops take; what they return is a tuple.
+Tensors = list[Tensor] | tuple[Tensor, ...]
 #: Elements of a bucket on the CPU. Several such tensors fit the second-level caches of two cores, and an
 #: op's result is small enough for the allocator to hand out memory that it has used before.
 PIECE = 2**17
@@ -16,19 +21,19 @@ PIECE = 2**17
 FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 
-def is_sharded(tensor: Any) -> bool:
+def is_sharded(tensor: Any) -> TypeGuard[DTensor]:
     """Whether it is a DTensor, of which this process may hold a part; found without importing them."""
     return hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a DTensor, sharing its memory; any other tensor as it is."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A DTensor gathered from all processes; any other tensor as it is."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportCallIssue]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def in_order(*lists: Sequence[Tensor]) -> bool:
@@ -106,7 +111,7 @@ def buckets(*lists: Sequence[Tensor], cut: bool = True) -> Iterator[tuple[list[A
             yield joined, *([local(one[i]) for i in joined] for one in lists)
 
 
-def norms(tensors: Sequence[Tensor], parts: list[Tensor]) -> Tensor:
+def norms(tensors: Sequence[Tensor], parts: Tensors) -> Tensor:
     """Euclidean norms of whole tensors of one kind from ``parts``, each their local part or derived from it.
 
     Shape: ``(n_tensors,)``, at least float32. Of sharded tensors the squares are summed over the mesh;

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from numbers import Real
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,13 @@ _NOT_OF_GROUPS = frozenset({"max_norm", "max_value", "adaptive_clip", "nonfinite
 _KIND = attrgetter("layout", "dtype", "device")
 #: What a NaN or infinite gradient does to a step.
 NonFinite = Literal["raise", "skip", "zero"]
+
+
+class Grouped(Protocol):
+    """What has an optimizer's groups, and the options of a group that says nothing else."""
+
+    defaults: dict[str, Any]
+    param_groups: list[dict[str, Any]]
 
 
 def check_group(group: Mapping[str, Any]) -> None:
@@ -39,7 +46,7 @@ def check_group(group: Mapping[str, Any]) -> None:
                 f"`{name}` must have one element; got a tensor of shape {tuple(value.shape)}. "
                 "Make a group for each rate."
             )
-        if not (value >= 0 and isfinite(value)):
+        if value < 0 or not isfinite(value):
             raise ValueError(
                 f"`{name}` must be finite and at least 0; got {value}. To climb, pass maximize=True."
             )
@@ -49,7 +56,7 @@ def check_group(group: Mapping[str, Any]) -> None:
     for index, beta in enumerate(betas):
         if not isinstance(beta, Real | Tensor):
             raise TypeError(f"`betas[{index}]` must be a number; got {beta!r}. Convert it.")
-        if not 0 <= beta < 1:
+        if beta < 0 or not beta < 1:
             raise ValueError(
                 f"`betas[{index}]` must lie in [0, 1); got {beta}. It is the share of the past that is kept."
             )
@@ -175,9 +182,7 @@ def check_keys(state_dict: Mapping[str, Any]) -> None:
         )
 
 
-def check_state_dict(
-    optimizer: Optimizer, state_dict: Mapping[str, Any], state_names: frozenset[str]
-) -> None:
+def check_state_dict(optimizer: Grouped, state_dict: Mapping[str, Any], state_names: frozenset[str]) -> None:
     """Raise ValueError unless ``state_dict`` fits ``optimizer``: groups, options, state, shapes.
 
     Args:

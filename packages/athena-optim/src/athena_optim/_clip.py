@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from athena_optim._buckets import is_sharded, local, whole
 from athena_optim._checks import NonFinite
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def check_clipping(options: dict[str, Any]) -> None:
@@ -156,7 +159,8 @@ def clip_gradients_adaptively(
         scale = torch.where(norm > bound, bound / norm, 1.0).to(grad.dtype)
         if is_sharded(grad):
             # A shard of an axis of one element takes no factor in place: it is not sharded alike.
-            scaled = (grad * scale).redistribute(placements=grad.placements)
+            product = cast("DTensor", grad * scale)  # torch's stubs know that it is a Tensor
+            scaled = product.redistribute(placements=grad.placements)
             local(grad).copy_(local(scaled))
         else:
             grad.mul_(scale)

@@ -179,7 +179,8 @@ class Lamb(Base):
         elif in_graph or not _fuses(group, params):
             lamb_lists(*lists, self._norm, options, capturable=in_graph)
         else:
-            lamb_(*lists, self._norm, self._memory(params), *options)
+            rate = float(options.lr)  # a tensor only where the step is in a graph
+            lamb_(*lists, self._norm, self._memory(params), rate, *options[1:])
 
     def _memory(self, params: list[Tensor]) -> Tensor | None:
         """Scratch memory on the CPU, of the largest parameter's size, kept from step to step."""

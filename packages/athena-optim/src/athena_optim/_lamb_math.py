@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from athena_optim._base import add_scaled, scale
-from athena_optim._buckets import FUSED_DEVICES, buckets, norms
+from athena_optim._buckets import FUSED_DEVICES, Tensors, buckets, norms
 
 # After so many steps the factors of Adam's bias correction are 1.
 _LONG_AGO = 1e30
@@ -112,14 +112,14 @@ def lamb_lists(
 
 
 def _updates(
-    grads: list[Tensor],
+    grads: Tensors,
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
     o: Options,
     *,
     capturable: bool,
-) -> list[Tensor]:
+) -> Tensors:
     """Adam's direction of a list; both moments are changed in place."""
     if o.maximize:
         grads = torch._foreach_neg(grads)
@@ -158,7 +158,7 @@ def contiguous(tensors: Sequence[Tensor]) -> bool:
 
 def fused_adam_(
     updates: list[Tensor],
-    grads: list[Tensor],
+    grads: Tensors,
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
@@ -187,7 +187,7 @@ def fused_adam_(
 
 
 def _fused_updates(
-    grads: list[Tensor],
+    grads: Tensors,
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],

@@ -53,7 +53,7 @@ def _one(
     if o.adapt and weight_square > 0 and update_square > 0:
         ratio = min(max(sqrt(weight_square) / sqrt(update_square), o.min_ratio), o.max_ratio)
     for u, w in pieces:
-        w.add_(u, alpha=-o.lr * ratio)
+        w.add_(u, alpha=-float(o.lr) * ratio)
     if not isfinite(update_square):
         scratch.zero_()
 
@@ -92,7 +92,7 @@ def _reference(
         else:
             small.append(index)
     if small:
-        lamb_lists(*([one[i] for i in small] for one in lists), norm, o, fused=True)
+        lamb_lists(*([one[i] for i in small] for one in lists), norm=norm, o=o, fused=True)
 
 
 def _samples(device: str, dtype: torch.dtype, generator: torch.Generator) -> Iterator[tuple[Any, ...]]:

@@ -300,15 +300,16 @@ def _adamw_step(
 ) -> None:
     """torch's AdamW: its fused kernel on the CPU, list ops elsewhere, or what the group asks for."""
     unasked = group["foreach"] is None and not group["differentiable"]
-    moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
+    exp_avgs, exp_avg_sqs = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
     on_cpu = not is_compiling() and all(param.device.type == "cpu" for param in params)
-    fused = unasked and on_cpu and in_order(params, grads, *moments)
+    fused = unasked and on_cpu and in_order(params, grads, exp_avgs, exp_avg_sqs)
     listed = group["capturable"] or not isinstance(group["lr"], Tensor)  # torch's list ops want a number
     beta1, beta2 = group["betas"]
     adamw(
         params,
         grads,
-        *moments,
+        exp_avgs,
+        exp_avg_sqs,
         [],
         [state["step"] for state in states],
         foreach=not fused and (bool(group["foreach"]) or (unasked and listed)),

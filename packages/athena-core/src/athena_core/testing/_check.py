@@ -16,7 +16,7 @@ class Check:
     """
 
     name: str
-    run: Callable[[], None]
+    run: Callable[[], object]
 
     def __call__(self) -> None:
         self.run()
