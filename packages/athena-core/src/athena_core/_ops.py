@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch.compiler import is_compiling
 
+from athena_core._compile_cache import tag_compile_cache
 from athena_core._kernels import OPS, Op, claims, device_type, forget, install, parameters
 
 P = ParamSpec("P")
@@ -105,6 +106,7 @@ def _define(schema: str, reference: Callable[..., Any]) -> Op:
     library.impl(name, composite, "CompositeImplicitAutograd")
     library.impl(name, lambda *args: record.reference(*args), "FuncTorchBatched")
     OPS[record.name] = record
+    tag_compile_cache(reference)
     return record
 
 
