@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
-from functools import partial
 from itertools import islice, product
 from typing import Any
 
@@ -34,7 +33,7 @@ from common import (
 from torch import nn
 
 from athena_compress import QAT, calibrate, quantize
-from athena_core.testing.bench import parser, report
+from athena_core.testing.bench import parser, run
 
 MODELS = {"ConvNet": (conv_net, 12, 5e-3), "ViT": (ViT, 25, 4e-3)}
 BARS = {"int8-dynamic": 0.5, "int8-static": 0.5, "QAT": 0.2}
@@ -64,9 +63,9 @@ def accuracies(job: tuple[str, int, int]) -> dict[str, float]:
     return {form: accuracy(one, data) for form, one in made.items()}
 
 
-def rows(name: str, *, seeds: int, processes: int) -> list[dict[str, Any]]:
+def losses(name: str, *, seeds: int) -> list[dict[str, Any]]:
     jobs = [(name, fold, seed) for seed, fold in product(range(seeds), range(FOLDS))]
-    found = in_processes(accuracies, jobs, processes=processes)
+    found = in_processes(accuracies, jobs)
     points = {
         form: torch.tensor([one[form] for one in found]).view(seeds, FOLDS).double() for form in found[0]
     }
@@ -96,13 +95,9 @@ def rows(name: str, *, seeds: int, processes: int) -> list[dict[str, Any]]:
     return made
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=5)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    told = partial(rows, seeds=chosen.repeats, processes=chosen.threads)
-    report([one for name in MODELS for one in told(name)], chosen.json)
+def rows(*, repeats: int) -> list[dict[str, Any]]:
+    return [one for name in MODELS for one in losses(name, seeds=repeats)]
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=5), rows)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from athena_compress import calibrate, quantize
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 
 CASES = (  # batch, channels, side, kernel, outputs
     (1, 64, 56, 3, 64),
@@ -44,7 +44,9 @@ def torch_ao(convolution: nn.Conv2d, x: Tensor) -> nn.Module:
     return ao.convert(prepared)
 
 
-def rows(repeats: int) -> Iterator[dict[str, Any]]:
+@torch.inference_mode()
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
+    warnings.simplefilter("ignore")  # torch.ao says that it is deprecated
     torch.backends.quantized.engine = "onednn"
     for batch, channels, side, kernel, outputs in CASES:
         convolution = nn.Conv2d(channels, outputs, kernel, padding=kernel // 2)
@@ -89,15 +91,5 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
             )
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=21)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    torch.set_num_threads(chosen.threads)
-    warnings.simplefilter("ignore")  # torch.ao says that it is deprecated
-    with torch.inference_mode():
-        report(list(rows(chosen.repeats)), chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=21), rows)

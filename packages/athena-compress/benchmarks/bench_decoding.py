@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from athena_compress import quantize, save
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 
 NEW = 128
 
@@ -59,7 +59,9 @@ def bytes_on_disk(model: nn.Module) -> int:
         return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
-def rows(repeats: int) -> Iterator[dict[str, Any]]:
+@torch.no_grad()
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
+    warnings.simplefilter("ignore")
     torch.manual_seed(0)
     model, prompt = llama(), torch.randint(8000, (64,))
     small = quantize(model)
@@ -91,15 +93,5 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
         )
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=9)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    torch.set_num_threads(chosen.threads)
-    warnings.simplefilter("ignore")
-    with torch.no_grad():
-        report(list(rows(chosen.repeats)), chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=9), rows)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from athena_compress import Distiller
 from athena_core.stats import paired_difference
-from athena_core.testing.bench import parser, report
+from athena_core.testing.bench import parser, run
 
 EPOCHS, RATE = 60, 5e-3
 LABELLED = 100
@@ -67,13 +67,13 @@ def accuracies(seed: int) -> dict[str, float]:
     return {name: accuracy(model, data) for name, model in made.items()}
 
 
-def rows(*, seeds: int, processes: int) -> list[dict[str, Any]]:
-    found = in_processes(accuracies, range(seeds), processes=processes)
+def rows(*, repeats: int) -> list[dict[str, Any]]:
+    found = in_processes(accuracies, range(repeats))
     made = []
     for setting in ("all labels", "few labels"):
         ours, alone = ([one[f"{setting}, {name}"] for one in found] for name in ("distilled", "alone"))
         gain = paired_difference(ours, alone, rng=0, statistic=np.mean)
-        spread = np.std(np.subtract(ours, alone), ddof=1) / seeds**0.5
+        spread = np.std(np.subtract(ours, alone), ddof=1) / repeats**0.5
         made.append(
             beside_bar(
                 setting,
@@ -84,7 +84,7 @@ def rows(*, seeds: int, processes: int) -> list[dict[str, Any]]:
                 mean=gain.estimate,
                 low=gain.low,
                 high=gain.high,
-                t_low=gain.estimate - float(student_t.ppf(0.975, seeds - 1) * spread),
+                t_low=gain.estimate - float(student_t.ppf(0.975, repeats - 1) * spread),
                 alone=float(np.mean(alone)),
                 distilled=float(np.mean(ours)),
                 teacher=float(np.mean([one["teacher"] for one in found])),
@@ -93,12 +93,5 @@ def rows(*, seeds: int, processes: int) -> list[dict[str, Any]]:
     return made
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=10)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    report(rows(seeds=chosen.repeats, processes=chosen.threads), chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=10), rows)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from athena_compress import calibrate, quantize
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 
 SHAPES = ((1, 1024, 4096), (1, 4096, 1024), (16, 1024, 4096), (256, 1024, 4096), (2048, 512, 2048))
 
@@ -34,7 +34,9 @@ def torchao(linear: nn.Linear) -> nn.Module:
     return model
 
 
-def rows(repeats: int) -> Iterator[dict[str, Any]]:
+@torch.inference_mode()
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
+    warnings.simplefilter("ignore")  # torch.ao says that it is deprecated
     for count, terms, outputs in SHAPES:
         linear, x = nn.Linear(terms, outputs), torch.randn(count, terms)
         static = quantize(calibrate(linear, [x], observer="min-max"), "int8-static")
@@ -74,15 +76,5 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
         )
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=21)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    torch.set_num_threads(chosen.threads)
-    warnings.simplefilter("ignore")  # torch.ao says that it is deprecated
-    with torch.inference_mode():
-        report(list(rows(chosen.repeats)), chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=21), rows)

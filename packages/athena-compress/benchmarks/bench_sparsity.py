@@ -22,7 +22,7 @@ from common import BATCH, FOLDS, accuracy, beside_bar, conv_net, in_processes, i
 from torch import nn
 
 from athena_compress import CubicSchedule, Pruner, SparsitySchedule
-from athena_core.testing.bench import parser, report
+from athena_core.testing.bench import parser, run
 
 SPARSITY = 0.9
 EPOCHS, RATE = 12, 5e-3
@@ -63,10 +63,10 @@ def accuracies(job: tuple[int, int]) -> dict[str, float]:
     return found
 
 
-def rows(*, seeds: int, processes: int) -> list[dict[str, Any]]:
-    jobs = [(fold, seed) for seed, fold in product(range(seeds), range(FOLDS))]
-    found = in_processes(accuracies, jobs, processes=processes)
-    points = {name: torch.tensor([one[name] for one in found]).view(seeds, FOLDS) for name in found[0]}
+def rows(*, repeats: int) -> list[dict[str, Any]]:
+    jobs = [(fold, seed) for seed, fold in product(range(repeats), range(FOLDS))]
+    found = in_processes(accuracies, jobs)
+    points = {name: torch.tensor([one[name] for one in found]).view(repeats, FOLDS) for name in found[0]}
     made = []
     for variant in VARIANTS:
         loss, pooled = interval(points["dense"] - points[variant])
@@ -103,12 +103,5 @@ def rows(*, seeds: int, processes: int) -> list[dict[str, Any]]:
     return made
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=5)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    report(rows(seeds=chosen.repeats, processes=chosen.threads), chosen.json)
-
-
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=5), rows)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athena_compress import Pruner, dependencies
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 
 
 def normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -147,7 +147,7 @@ def backward(model: nn.Module, x: Tensor) -> float:
     return seconds(lambda: model(x).square().mean().backward())
 
 
-def structure(repeats: int) -> Iterator[dict[str, Any]]:
+def structure(*, repeats: int) -> Iterator[dict[str, Any]]:
     for case, (full, small, what, zeros) in CASES.items():
         torch.manual_seed(0)
         x = torch.randn(zeros.shape)
@@ -155,11 +155,11 @@ def structure(repeats: int) -> Iterator[dict[str, Any]]:
         dense.load_state_dict(pruned.state_dict())
         if not torch.allclose(pruned(x), dense(x), atol=1e-5):
             raise SystemExit(f"{case}: the outputs differ from those of the dense model with these weights")
-        for name, run in (("forward", forward), ("forward and backward", backward)):
+        for name, step in (("forward", forward), ("forward and backward", backward)):
             models = (pruned, dense, whole)
             for model in models:
-                run(model, x)
-            ours, built, before = medians(repeats, *(partial(run, model, x) for model in models))
+                step(model, x)
+            ours, built, before = medians(repeats, *(partial(step, model, x) for model in models))
             yield row(
                 f"half the {case}, {name}",
                 ours=1e3 * ours,
@@ -177,7 +177,7 @@ def their_graph(model: nn.Module, x: Tensor) -> None:
     DependencyGraph().build_dependency(model, example_inputs=x)
 
 
-def graphs(repeats: int) -> Iterator[dict[str, Any]]:
+def graphs(*, repeats: int) -> Iterator[dict[str, Any]]:
     cases: dict[str, tuple[nn.Module, Tensor]] = {
         "residual network": (ResNet(8, blocks=(33, 33, 32)), torch.zeros(1, 3, 16, 16)),
         "decoder": (Transformer(4, 256, blocks=33, causal=True), torch.zeros(1, 8, 48)),
@@ -209,14 +209,11 @@ def graphs(repeats: int) -> Iterator[dict[str, Any]]:
         )
 
 
-def main() -> None:
-    options = parser(__doc__, repeats=15)
-    options.add_argument("--threads", type=int, default=2, metavar="N")
-    chosen = options.parse_args()
-    torch.set_num_threads(chosen.threads)
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
     warnings.simplefilter("ignore")  # torch-pruning uses functions of torch that are deprecated
-    report([*structure(chosen.repeats), *graphs(max(1, chosen.repeats // 5))], chosen.json)
+    yield from structure(repeats=repeats)
+    yield from graphs(repeats=max(1, repeats // 5))
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=15), rows)

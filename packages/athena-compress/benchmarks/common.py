@@ -122,9 +122,10 @@ def accuracy(model: nn.Module, data: Split) -> float:
     return 100 * (model(data.test_images).argmax(1) == data.test_labels).double().mean().item()
 
 
-def in_processes(task: Callable[[Job], Result], jobs: Iterable[Job], *, processes: int) -> list[Result]:
-    """``task`` of each job, in so many processes of one thread each, in the order of the jobs."""
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+def in_processes(task: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
+    """``task`` of each job, in as many processes of one thread as there are threads; in the jobs' order."""
+    count = torch.get_num_threads()
+    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         return list(pool.map(task, jobs))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,24 +19,14 @@ from athena_compress._digits import Batches, read_digits
 from athena_compress._recipe_compress import Compress
 from athena_compress._recipe_digits import DigitsNet
 from athena_compress._stage_results import Result, bars, comparison, peak_bytes, trade_off
+from athena_compress._workload import begin
 from athena_core import AthenaError, Configured, Recipe, Run
-
-
-class CutRun(Run):
-    """A run that is interrupted after step ``cut``, as by Ctrl-C; 0 never."""
-
-    cut = 0
-
-    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
-        super().log(step, **metrics)
-        if step == self.cut:
-            self.signal = 2
+from athena_core.testing import CutRun
 
 
 def execute(recipe: Recipe, folder: Path, *, cut: int = 0) -> tuple[dict[str, float], list[Any], str]:
     console = Console(record=True, width=160, file=io.StringIO())
-    run = CutRun(folder, device="cpu", seed=3, console=console)
-    run.cut = cut
+    run = CutRun(folder, cut=cut, device="cpu", seed=3, console=console)
     with run:
         final = dict(recipe.run(run))
         run.finish(final)
@@ -91,6 +82,23 @@ def test_a_run_cut_in_any_stage_goes_on_alike(tmp_path, cut):
 def test_stages_can_be_left_out(tmp_path, left_out, names):
     final, _, _ = execute(small(**left_out), tmp_path / "run")
     assert [name for name in final if name.endswith("accuracy")] == [f"{name}_accuracy" for name in names]
+
+
+def test_stages_begin_on_the_runs_device():
+    # of no values, as every machine has it: what is left on another device cannot be added to it
+    recipe, run = small(qat_steps=0), SimpleNamespace(device=torch.device("meta"), seed=0)
+    start = begin(recipe.task, None, run.device)
+    recipe.rehearse(recipe.stages(run, start), start)
+
+
+def test_an_importance_that_needs_inputs_sees_some(tmp_path):
+    options = {"importance": "wanda", "what": ("weights",), "distil_steps": 0, "qat_steps": 0, "scheme": None}
+    expected = execute(small(**options), tmp_path / "whole")[:2]
+    pruned = load(tmp_path / "whole" / "stages" / "pruned")
+    assert (pruned[0].weight == 0).flatten(1).float().mean(1).sub(0.5).abs().max() < 0.1  # row by row
+    with pytest.raises(KeyboardInterrupt):
+        execute(small(**options), tmp_path / "cut", cut=4)
+    assert execute(small(**options), tmp_path / "cut")[:2] == expected
 
 
 def saved_digits(folder: Path) -> DigitsNet:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from athena_core.testing import bench
 
@@ -51,3 +55,22 @@ def test_the_json_is_named_after_the_script(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys.argv", ["benchmarks/bench_step.py"])
     options = bench.parser("How long.\n\nMore.", repeats=7).parse_args([])
     assert (options.repeats, options.json) == (7, Path("bench_step.json"))
+
+
+def test_a_benchmark_of_torch_is_run_with_its_options_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]]:
+        case = f"{repeats}, {compiled}, {torch.get_num_threads()}"
+        yield bench.row(case, ours=1.0, peers={"torch": 2.0}, unit="s")
+
+    options = bench.parser("How long.", repeats=7)
+    options.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
+    file, threads = tmp_path / "rows.json", torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["bench.py", "--no-compiled", "--threads=3", f"--json={file}"])
+    try:
+        bench.run(options, rows)
+    finally:
+        torch.set_num_threads(threads)
+    assert "7, False, 3" in capsys.readouterr().out
+    assert json.loads(file.read_text())[0]["case"] == "7, False, 3"

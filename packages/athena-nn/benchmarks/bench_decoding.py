@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 from athena_nn import Decoder, KVCache, from_pretrained, generate, prepare_for_decoding
 
 WORDS = 8000
@@ -183,21 +183,16 @@ def from_config() -> Decoder:
         return from_pretrained(folder).eval()
 
 
-def main() -> None:
-    arguments = parser(__doc__, repeats=5)
-    arguments.add_argument("--threads", type=int, default=2, metavar="N")
-    arguments.add_argument("--new", type=int, default=128, metavar="N")
-    arguments.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
+def rows(*, repeats: int, new: int, compiled: bool) -> list[dict[str, Any]]:
     torch._dynamo.config.recompile_limit = 64  # torch counts the graphs of all models together
-    rows = [
-        one
-        for batch in (1, 8)
-        for one in compare(batch, options.new, options.repeats, compiled=options.compiled and batch == 1)
+    decoded = [
+        one for batch in (1, 8) for one in compare(batch, new, repeats, compiled=compiled and batch == 1)
     ]
-    report([*rows, *memory()], options.json)
+    return [*decoded, *memory()]
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--new", type=int, default=128, metavar="N")
+    options.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True)
+    run(options, rows)

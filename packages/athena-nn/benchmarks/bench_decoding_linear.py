@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 from athena_nn import prepare_for_decoding
 
 BLOCK = ((512, 1024), (512, 512), (512, 2752), (1376, 512))
@@ -81,13 +81,9 @@ def compare(rows: int, repeats: int) -> list[dict[str, Any]]:
     return made
 
 
-def main() -> None:
-    arguments = parser(__doc__, repeats=11)
-    arguments.add_argument("--threads", type=int, default=2, metavar="N")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    report([line for rows in (1, 8, 64, 256) for line in compare(rows, options.repeats)], options.json)
+def rows(*, repeats: int) -> list[dict[str, Any]]:
+    return [line for count in (1, 8, 64, 256) for line in compare(count, repeats)]
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=11), rows)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 from athena_nn import geglu, layer_norm, linear_cross_entropy, rms_norm, swiglu
 
 TOKENS, WIDTH, FF = 8 * 256, 256, 682
@@ -158,12 +158,12 @@ def peak_bytes(function: Function, dtype: torch.dtype, threads: int) -> int:
     return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
-def vocabulary_loss(repeats: int, threads: int) -> list[dict[str, Any]]:
+def vocabulary_loss(repeats: int) -> list[dict[str, Any]]:
     rows = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for dtype in DTYPES:
             ours, theirs = (
-                pool.apply(peak_bytes, (function, dtype, threads))
+                pool.apply(peak_bytes, (function, dtype, torch.get_num_threads()))
                 for function in (linear_cross_entropy, plain_loss)
             )
             case = f"vocabulary loss, {name(dtype)}, peak memory"
@@ -180,17 +180,10 @@ def vocabulary_loss(repeats: int, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    arguments = parser(__doc__, repeats=15)
-    arguments.add_argument("--threads", type=int, default=2, metavar="N")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
+def rows(*, repeats: int) -> list[dict[str, Any]]:
     torch.manual_seed(0)
-    report(
-        [*vocabulary_loss(options.repeats, options.threads), *small_ops(options.repeats)],
-        options.json,
-    )
+    return [*vocabulary_loss(repeats), *small_ops(repeats)]
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=15), rows)

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from x_transformers import Decoder as XDecoder
 from x_transformers import TransformerWrapper
 
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, parser, row, run, seconds
 from athena_nn import Decoder, LayerNorm, LearnedPositions, from_pretrained
 
 WORDS, WIDTH, LAYERS, HEADS, FF, BATCH, TIME = 8000, 256, 6, 8, 1024, 8, 256
@@ -209,16 +209,9 @@ def gated(dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     )
 
 
-def main() -> None:
-    arguments = parser(__doc__, repeats=7)
-    arguments.add_argument("--threads", type=int, default=2, metavar="N")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    rows = [
-        case(dtype, options.repeats) for case in (gpt, gated) for dtype in (torch.float32, torch.bfloat16)
-    ]
-    report(rows, options.json)
+def rows(*, repeats: int) -> list[dict[str, Any]]:
+    return [case(dtype, repeats) for case in (gpt, gated) for dtype in (torch.float32, torch.bfloat16)]
 
 
 if __name__ == "__main__":
-    main()
+    run(parser(__doc__, repeats=7), rows)

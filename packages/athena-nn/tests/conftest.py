@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from rich.console import Console
 
-from athena_core import Component, Kind, Recipe, Run, hookimpl
+from athena_core import Component, Kind, Recipe, hookimpl
+from athena_core.testing import CutRun
 from athena_nn import _plugin
 
 # The same examples everywhere, and no deadlines: machines are shared and noisy.
@@ -71,25 +72,13 @@ def recipe_host(athena_host: Any) -> Any:
 Executed = tuple[dict[str, float], list[dict[str, float]], str]
 
 
-class CutRun(Run):
-    """A run that is interrupted after step ``cut``, as by Ctrl-C; 0 never."""
-
-    cut = 0
-
-    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
-        super().log(step, **metrics)
-        if step == self.cut:
-            self.signal = 2
-
-
 @pytest.fixture
 def execute() -> Callable[..., Executed]:
     """Run a recipe in a folder, to its end or cut; returns its final metrics, its log and its text."""
 
     def run_it(recipe: Recipe, folder: Path, *, seed: int = 3, cut: int = 0) -> Executed:
         console = Console(record=True, width=120, file=io.StringIO())
-        run = CutRun(folder, device="cpu", seed=seed, console=console)
-        run.cut = cut
+        run = CutRun(folder, cut=cut, device="cpu", seed=seed, console=console)
         with run:
             final = dict(recipe.run(run))
             run.finish(final)

@@ -16,10 +16,11 @@ import lion_pytorch
 import pytorch_optimizer
 import schedulefree
 import torch
-from common import compare, decoder_shapes, run
+from common import bandwidth, compare, decoder_shapes
 from torch import nn
 from torch.optim import Optimizer
 
+from athena_core.testing.bench import parser, run
 from athena_optim import SAM, AdamW, Lion, Muon, ScheduleFreeAdamW
 
 
@@ -75,8 +76,8 @@ def gradients_again(optimizer: Optimizer) -> Callable[[], torch.Tensor]:
     return closure
 
 
-def rows(*, repeats: int, speed: float) -> Iterator[dict[str, Any]]:
-    step = partial(compare, shapes=decoder_shapes(), repeats=repeats, speed=speed)
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
+    step = partial(compare, shapes=decoder_shapes(), repeats=repeats, speed=bandwidth())
     yield step(
         "lion",
         ours=partial(Lion, lr=1e-4),
@@ -112,4 +113,4 @@ def rows(*, repeats: int, speed: float) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run(__doc__, rows)
+    run(parser(__doc__, repeats=21), rows)

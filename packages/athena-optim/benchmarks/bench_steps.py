@@ -15,10 +15,11 @@ from typing import Any
 
 import pytorch_optimizer
 import torch
-from common import SMALL, compare, decoder_shapes, run
+from common import SMALL, bandwidth, compare, decoder_shapes
 from torch import nn
 from torch.optim import Optimizer
 
+from athena_core.testing.bench import parser, run
 from athena_optim import AdamW, CentralizedGradients, Lamb, Lookahead
 
 DECAY = 0.01
@@ -35,10 +36,10 @@ def torch_clipped(optimizer: Optimizer) -> None:
     optimizer.step()
 
 
-def rows(*, repeats: int, speed: float) -> Iterator[dict[str, Any]]:
+def rows(*, repeats: int) -> Iterator[dict[str, Any]]:
     big = decoder_shapes()
     same = {"torch fused": 0.0}
-    told = {"repeats": repeats, "speed": speed}
+    told = {"repeats": repeats, "speed": bandwidth()}
     fused = {"torch fused": torch_fused}
     theirs = {
         "torch foreach": lambda params: torch.optim.AdamW(params, foreach=True),
@@ -93,4 +94,4 @@ def rows(*, repeats: int, speed: float) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run(__doc__, rows)
+    run(parser(__doc__, repeats=21), rows)

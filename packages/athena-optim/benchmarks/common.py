@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from athena_core.testing.bench import medians, parser, report, row, seconds
+from athena_core.testing.bench import medians, row, seconds
 
 Make = Callable[[list[nn.Parameter]], Optimizer]
 SMALL = [(1000,)] * 2000
@@ -83,12 +83,3 @@ def compare(
         limit=1e3 * count * bytes_per_parameter / speed,
         unit="ms",
     )
-
-
-def run(description: str | None, rows: Callable[..., Iterable[dict[str, Any]]], *, repeats: int = 21) -> None:
-    """The command line of a benchmark: its rows, from ``repeats`` and the memory's ``speed``."""
-    arguments = parser(description, repeats=repeats)
-    arguments.add_argument("--threads", type=int, default=2, metavar="N")
-    options = arguments.parse_args()
-    torch.set_num_threads(options.threads)
-    report(list(rows(repeats=options.repeats, speed=bandwidth())), options.json)

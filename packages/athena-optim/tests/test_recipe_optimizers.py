@@ -16,7 +16,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from athena_core import AthenaError, Component, Configured, Interrupted, Run, hookimpl
+from athena_core import AthenaError, Component, Configured, Interrupted, hookimpl
+from athena_core.testing import CutRun
 from athena_optim import _plugin
 from athena_optim._recipe_data import read_labelled, split_labelled
 from athena_optim._recipe_optimizers import Optimizers
@@ -57,21 +58,9 @@ def recipe(npz: Path, **options: Any) -> Optimizers:
     return Optimizers(data=npz, **{**SMALL, **options})
 
 
-class CutRun(Run):
-    """A run that is interrupted after step ``cut``, as by Ctrl-C; 0 never."""
-
-    cut = 0
-
-    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
-        super().log(step, **metrics)
-        if step == self.cut:
-            self.signal = 2
-
-
 def execute(recipe: Optimizers, folder: Path, *, cut: int = 0) -> tuple[dict[str, float], list[Any], str]:
     console = Console(record=True, width=120, file=io.StringIO())
-    run = CutRun(folder, device="cpu", seed=3, console=console)
-    run.cut = cut
+    run = CutRun(folder, cut=cut, device="cpu", seed=3, console=console)
     with run:
         final = dict(recipe.run(run))
         run.finish(final)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from athena_core import _toml
@@ -16,9 +15,10 @@ from athena_core._component import Component
 from athena_core._config import resolve, to_values
 from athena_core._device import DeviceBackend
 from athena_core._recipe import Recipe
-from athena_core._run import Interrupted, Run
+from athena_core._run import Interrupted
 from athena_core._tracker import Tracker
 from athena_core.testing._check import Check
+from athena_core.testing._cut_run import CutRun
 
 
 def build_device(target: type[DeviceBackend]) -> DeviceBackend:
@@ -91,25 +91,13 @@ def recipe_checks(component: Component, target: type[Recipe]) -> Iterator[Check]
     yield Check("a resumed run equals an uninterrupted one", resumes)
 
 
-class _Cut(Run):
-    """A run that is interrupted after step ``cut``, as by Ctrl-C."""
-
-    cut = 0
-
-    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
-        super().log(step, **metrics)
-        if step == self.cut:
-            self.signal = 2
-
-
 def _metrics(target: type[Recipe], cut: int = 0) -> list[dict[str, Any]]:
     """Every logged line of a short run on the CPU, and its final metrics."""
     recipe = target.example()
     with tempfile.TemporaryDirectory() as folder:
         final: dict[str, float] = {}
         for pause in (cut, 0) if cut else (0,):
-            run = _Cut(Path(folder) / "run", device="cpu", console=Console(quiet=True))
-            run.cut = pause
+            run = CutRun(Path(folder) / "run", cut=pause, device="cpu", console=Console(quiet=True))
             try:
                 with run:
                     final = dict(recipe.run(run))

@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,32 @@ def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=repeats, metavar="N")
     made.add_argument("--json", type=Path, default=Path(f"{Path(sys.argv[0]).stem}.json"), metavar="FILE")
     return made
+
+
+def run(options: argparse.ArgumentParser, rows: Callable[..., Iterable[Mapping[str, Any]]]) -> None:
+    """The command line of a benchmark of torch: report ``rows(**options)``, from a file's last lines.
+
+    Args:
+        options: those of `parser`, and the benchmark's own. ``--threads N``, torch's threads, joins them.
+        rows: gets all options but ``json`` and ``threads``.
+
+    >>> import os, torch
+    >>> from unittest.mock import patch
+    >>> def rows(*, repeats):
+    ...     yield row(f"{repeats} times", ours=2.0, peers={"torch": 4.0}, unit="s")
+    >>> given = ["--repeats=3", f"--json={os.devnull}", f"--threads={torch.get_num_threads()}"]
+    >>> with patch("sys.argv", ["bench.py", *given]):
+    ...     run(parser("How long it takes.", repeats=20), rows)
+    case     ours  torch  ratio  unit
+    3 times     2      4      2     s
+    """
+    import torch  # benchmarks of what needs no torch use the rest of this file
+
+    options.add_argument("--threads", type=int, default=2, metavar="N")
+    chosen = vars(options.parse_args())
+    file, threads = chosen.pop("json"), chosen.pop("threads")
+    torch.set_num_threads(threads)
+    report(list(rows(**chosen)), file)
 
 
 def seconds(function: Callable[[], object]) -> float:
