@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from athena_compress import UnitGroup
-from athena_compress._dependency_trace import call_with, tensors
+from athena_compress._call import call
+from athena_compress._dependency_trace import tensors
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad():
-        return list(tensors(call_with(model, inputs)))
+        return list(tensors(call(model, inputs)))
 
 
 def zero(model: nn.Module, group: UnitGroup, units: Tensor) -> None:

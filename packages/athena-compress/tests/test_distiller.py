@@ -601,3 +601,37 @@ class TestErrors:
             ValueError, match="projections are made for vectors, sequences and images of two axes"
         ):
             Distiller(model(2), model(3), features={"0": "0"}, example_inputs=torch.randn(1, 1, 2, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("loss", ["mse", "cosine"])
+def test_projections_have_the_dtype_of_the_features(loss: str, dtype: torch.dtype) -> None:
+    teacher, student = Tagger(8, 1).to(dtype), Tagger(6, 1).to(dtype)
+    tokens = torch.randint(11, (2, 3))
+    features = {"layers.0": "layers.0"}
+    distiller = Distiller(teacher, student, features=features, feature_loss=loss, example_inputs=tokens)
+    distiller.loss(tokens).total.backward()
+    projection = distiller.projections["layers.0"].weight
+    assert projection.dtype == dtype
+    assert projection.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher": "t"}, "`teacher` must be a torch.nn.Module; got 't'"),
+        ({"student": None}, "`student` must be a torch.nn.Module; got None"),
+        ({"features": ["0"]}, r"`features` must map names .*; got \['0'\]"),
+        ({"features": {"0": 1}}, r"`features` must map names .*; got \{'0': 1\}"),
+    ],
+)
+def test_what_is_no_model_and_no_names(options: dict, message: str) -> None:
+    models = {"teacher": nn.Sequential(nn.Linear(2, 2)), "student": nn.Sequential(nn.Linear(2, 2))}
+    with pytest.raises(ValueError, match=message):
+        Distiller(**(models | options))
+
+
+def test_a_class_axis_that_is_none() -> None:
+    distiller = Distiller(nn.Linear(2, 3), nn.Linear(2, 3), class_axis=4)
+    with pytest.raises(ValueError, match=r"`class_axis` must be an axis of the logits, \(5, 3\); got 4"):
+        distiller.loss(torch.randn(5, 2), torch.zeros(5, dtype=torch.long))

@@ -177,6 +177,16 @@ def test_a_cast_leaves_the_scales_alone():
     torch.testing.assert_close(layer(x), expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_cast_forgets_the_laid_out_layer(rows, static):
+    layer, x = drawn(9, 40, static=static), torch.randn(rows, 9)
+    before = layer(x)  # lays out what a copy does not take along
+    layer.bfloat16()
+    assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+    assert not torch.equal(layer(x), before)  # the bias is another
+
+
 def test_sums_that_int32_could_not_hold_stay_in_float():
     with pytest.raises(NotQuantizable, match="could overflow int32"):
         Int8Dynamic().quantize(nn.Linear(MOST_TERMS + 1, 1, bias=False))

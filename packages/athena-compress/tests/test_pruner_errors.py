@@ -69,3 +69,17 @@ def test_states_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`0.weight` has the shape \(16, 6\) here and \(8, 8\) there"):
         pruner.load_state_dict(wider.state_dict())
     assert pruner.steps == 0
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    # its momentum would revive what is pruned here, unseen
+    model = nn.Sequential(nn.Linear(4, 4))
+    other = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    with pytest.raises(
+        ValueError, match="`optimizer` must hold parameters of `model`; got one that holds none"
+    ):
+        Pruner(model, schedule=0.5, optimizer=other)
+    with pytest.raises(ValueError, match=r"`optimizer` must be a torch.optim.Optimizer; got 3"):
+        Pruner(model, schedule=0.5, optimizer=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="must be a string or several; got 3"):
+        Pruner(model, what=3, schedule=0.5)  # pyright: ignore[reportArgumentType]

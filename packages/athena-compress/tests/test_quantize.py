@@ -12,6 +12,7 @@ from torch import nn
 import athena_compress
 from athena_compress import (
     CodedEmbedding,
+    Grid,
     Int8Conv,
     Int8Dynamic,
     Int8Linear,
@@ -126,6 +127,8 @@ def test_patterns_choose_skip_and_override():
     )
     kinds = [type(layer) for layer in (*made["encoder"], *made["decoder"])]
     assert kinds == [Int8Linear, WeightOnlyLinear, nn.Linear, WeightOnlyLinear]
+    made = quantize(model, overrides={"encoder": None, "*": "int8-weight-only"})  # the last one holds
+    assert all(isinstance(layer, WeightOnlyLinear) for layer in (*made["encoder"], *made["decoder"]))
 
 
 @pytest.mark.parametrize("argument", ["include", "skip", "overrides"])
@@ -157,7 +160,11 @@ def test_shared_weights_become_shared_integers():
 
 def test_a_layer_in_two_places_is_quantized_once():
     layer = nn.Linear(4, 4)
-    made = quantize(nn.Sequential(layer, nn.ReLU(), layer))
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    made = quantize(model)
+    assert made[0] is made[2]
+    made = quantize(model, overrides={"2": "int8-weight-only"})
+    assert isinstance(made[0], WeightOnlyLinear)
     assert made[0] is made[2]
 
 
@@ -218,6 +225,11 @@ def test_a_layer_that_did_not_run_stays_in_float():
     with pytest.warns(UserWarning, match="`other`: it did not run during calibration"):
         made = quantize(calibrated, "int8-static")
     assert [type(made.used), type(made.other)] == [Int8Linear, nn.Linear]
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])  # as experts, of which one gets no rows
+    calibrated = calibrate(model, [torch.ones(3, 2)], forward=lambda two, x: (two[0](x), two[1](x[:0])))
+    with pytest.warns(UserWarning, match="`1`: it did not run during calibration"):
+        made = quantize(calibrated, "int8-static")
+    assert [type(one) for one in made] == [Int8Linear, nn.Linear]
 
 
 def test_transposed_linear_layers_become_linear():
@@ -303,13 +315,35 @@ def test_circular_convolutions_of_integer_weights():
     )
 
 
-def test_the_better_observer_of_weights_is_used():
+@pytest.mark.parametrize("scheme", BOUNDS)
+def test_the_better_observer_of_weights_is_used(scheme):
+    # of values that a range without the largest holds better
     linear = nn.Linear(512, 4)
-    linear.weight.data[:, 0] = 20  # an outlier that costs all others their resolution
-    plain = quantize(linear, WeightOnly(bits=3))
-    better = quantize(linear, WeightOnly(bits=3, weight_observer="mse"))
-    errors = [(made.weight - linear.weight).square().mean() for made in (plain, better)]
-    assert errors[1] <= errors[0]
+    linear.weight.data = torch.distributions.Laplace(0.0, 1.0).sample((4, 512)).pow(3)
+    source = calibrate(linear, [torch.randn(3, 512)]) if scheme == "int8-static" else linear
+    made = [quantize(source, scheme, weight_observer=observer) for observer in ("min-max", "mse")]
+    errors = [(one.weight - linear.weight).square().mean() for one in made]
+    assert errors[1] < errors[0]
+
+
+def test_batch_norms_stay_where_they_are_not_to_be_folded(net):
+    x = torch.randn(16, 3, 4, 4)
+    assert isinstance(quantize(net, fold=False).stem[1], nn.BatchNorm2d)
+    calibrated = calibrate(net, [x], fold=False)
+    assert isinstance(calibrated.model.stem[1], nn.BatchNorm2d)
+    made = quantize(calibrated, "int8-static", fold=False)
+    assert isinstance(made.stem[1], nn.BatchNorm2d)
+    assert 0 < error(made, net, x) < BOUNDS["int8-static"]
+
+
+def test_calibration_takes_patterns_and_the_observers_options():
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "b": nn.Linear(4, 4)})
+    x = torch.arange(-100.0, 101.0)[:, None].expand(-1, 4)
+    options = {"include": "a", "skip": "*.1", "observer": "percentile", "percentile": 50}
+    calibrated = calibrate(model, [x], forward=lambda copied, x: copied["a"](x), **options)
+    assert list(calibrated.observers) == ["a.0"]
+    scale, _ = calibrated.observers["a.0"].qparams(Grid())
+    assert scale * 127 == pytest.approx(50, abs=1)
 
 
 def test_an_observer_of_calibration_is_named_with_its_layer():

@@ -137,6 +137,9 @@ def test_component_comes_from_the_registry(athena_host: Any) -> None:
     cycle = ComponentSchedule(0.5, "one-cycle", steps=11, max_lr=1.0, total_steps=12)
     assert cycle(2) == 0  # it rises until then
     assert cycle(11) == 0.5
+    given = ComponentSchedule(0.5, "one-cycle", steps=11, max_lr=1.0)  # which asks for `total_steps`
+    same = ComponentSchedule(0.5, "one-cycle", steps=11, max_lr=1.0, total_steps=11)
+    assert [given(step) for step in range(13)] == [same(step) for step in range(13)]
     with pytest.raises(AthenaError, match="polynomial"):
         ComponentSchedule(0.5, "polynomal", steps=10)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from athena_compress._copied import copied
+from athena_compress._data_flow import is_hooked
 from athena_compress._select import Patterns, select
 
 
@@ -203,13 +204,14 @@ def split_attention(model: nn.Module, *, include: Patterns = ("*",), skip: Patte
         model: any module; one that stands in several places does so in the copy.
         include, skip: shell patterns of names of attentions, see `select`.
 
-    Raises ValueError for ``add_bias_kv`` and ``add_zero_attn``, and for a pattern that matches nothing.
+    Raises ValueError for ``add_bias_kv`` and ``add_zero_attn``, for hooks and parametrizations of an
+    attention, and for a pattern that matches nothing.
 
     >>> encoder = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
     >>> [name for name, module in split_attention(encoder).named_modules() if isinstance(module, nn.Linear)]
     ['self_attn.query', 'self_attn.key', 'self_attn.value', 'self_attn.out', 'linear1', 'linear2']
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     chosen = select(model, (nn.MultiheadAttention,), include=include, skip=skip)
     split = {
         id(attention): _split(name, attention)
@@ -231,6 +233,11 @@ def split_attention(model: nn.Module, *, include: Patterns = ("*",), skip: Patte
 
 
 def _split(name: str, attention: nn.MultiheadAttention) -> SplitMultiheadAttention:
+    if is_hooked(attention) or is_parametrized(attention):
+        raise ValueError(
+            f"`model`: `{name}` must have no hooks and no parametrizations, which its parts cannot keep. "
+            "Remove them, or name it in `skip`."
+        )
     try:
         return SplitMultiheadAttention.from_torch(attention)
     except ValueError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from athena_compress._call import call
+from athena_compress._call import call, several
 from athena_compress._named import build
 from athena_compress._observer import Observer
 from athena_compress._prepare import quantizable_copy
@@ -48,16 +48,22 @@ class Calibrated(nn.Module):
         return {name: observer for name, observer in pairs if name in self._ran}  # pyright: ignore[reportReturnType]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.observing():
+            return self.model(*args, **kwargs)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """A context in which runs of ``model``, or of parts of it, are observed."""
         with ExitStack() as stack:
             for name, observer in zip(self._layers, self._every, strict=True):
                 layer = self.model.get_submodule(name)
                 handle = layer.register_forward_pre_hook(partial(self._observe, name, observer))
                 stack.callback(handle.remove)
-            return self.model(*args, **kwargs)
+            yield
 
     def _observe(self, name: str, observer: nn.Module, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not inputs or not isinstance(inputs[0], Tensor):
-            return
+        if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].numel():
+            return  # as an expert that got no rows
         try:
             observer(inputs[0].detach())
         except ValueError as error:
@@ -95,13 +101,15 @@ def calibrate(
     >>> list(calibrate(model, [torch.randn(16, 4) for _ in range(4)]).observers)
     ['0', '2']
     """
-    iterator = iter(batches)
+    iterator = iter(several(batches))
     first = next(iterator, None)
     if first is None:
         raise ValueError(
             "`batches` must hold data to calibrate with; got no calibration data. An iterator serves once: "
             "pass a list or a DataLoader."
         )
+    if isinstance(model, Calibrated):
+        raise ValueError("`model` must be a plain one; got a Calibrated. Call that to observe more batches.")
     try:
         ready = quantizable_copy(model, first if forward is None else None, fold=fold)
     except TypeError as error:
@@ -112,7 +120,7 @@ def calibrate(
     layers = select(ready, tuple(QUANTIZABLE), include=include, skip=skip)
     watched = {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Embedding)}
     calibrated = Calibrated(ready, watched, observer, **options).eval()
-    with torch.no_grad():
+    with torch.no_grad(), calibrated.observing():
         for batch in chain([first], iterator):
-            (forward or call)(calibrated, batch)
+            (forward or call)(calibrated.model, batch)
     return calibrated

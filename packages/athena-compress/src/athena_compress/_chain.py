@@ -31,7 +31,7 @@ class Chain:
         self._results: list[Result] = []
         self._score = ""
         self._index = self._done = 0
-        self._model = start.model.to(run.device)
+        self._model = start.model
         self._begun = False
         self._sample: Tensor = start.workload.training_data(0).draw()[0].to(run.device)
 

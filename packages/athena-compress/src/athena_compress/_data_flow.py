@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from athena_compress._call import call
+from athena_compress._copied import copied
 
 Values = tuple[int, ...]
 
@@ -79,7 +79,7 @@ def data_flow(
     Returns None if there are no inputs and torch.fx cannot trace the model. What the model raises on the
     example is not caught.
     """
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     return _trace(model) if example_inputs is None else _watch(model, example_inputs, forward)
 
 

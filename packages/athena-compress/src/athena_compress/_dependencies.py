@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from athena_compress._copied import check_sizes
 from athena_compress._dependency_labels import Array
 from athena_compress._dependency_trace import Trace, follow, follower_of
 
@@ -141,6 +142,7 @@ def dependencies(model: nn.Module, example_inputs: Any) -> DependencyGraph:
     0 8 channels True
     3 4 channels they are an output of the model
     """
+    check_sizes(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 import athena_compress._dependency_image_ops  # noqa: F401  (enters its rules)
+from athena_compress._call import call
 from athena_compress._dependency_labels import Array, Block, Book, Labels
 from athena_compress._dependency_ops import elementwise
 from athena_compress._dependency_rules import RULES, Call, Findings
 from athena_compress._dependency_shape_ops import _view  # noqa: F401  (enters its rules)
+from athena_compress._modes import evaluating
 
 _FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
@@ -165,26 +167,6 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(getattr(value, one.name))
 
 
-def call_with(model: nn.Module, example_inputs: Any) -> Any:
-    """The model's output for a tensor, a tuple of arguments, or a mapping of keyword arguments."""
-    if isinstance(example_inputs, Mapping):
-        return model(**example_inputs)
-    return model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in `eval()` without gradients; each module's mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def follower_of(model: nn.Module, whole_groups: dict[str, bool] | None = None) -> Follower:
     """What follows a run of this model; with decisions on grouped convolutions of an earlier one."""
     return Follower(dict(model.named_parameters()) | dict(model.named_buffers()), whole_groups or {})
@@ -202,12 +184,13 @@ def follow(model: nn.Module, example_inputs: Any, follower: Follower) -> Trace:
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
+        stack.enter_context(torch.no_grad())
         for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave)):
             stack.callback(handle.remove)
         follower.label_inputs(example_inputs)
         try:
             with follower:
-                output = call_with(model, example_inputs)
+                output = call(model, example_inputs)
         except UntraceableError:
             raise
         except Exception as error:

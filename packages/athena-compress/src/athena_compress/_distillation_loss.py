@@ -122,6 +122,10 @@ def counted(
         mask = checked_mask(mask, logits, class_axis)
     if labels is None:
         return mask
+    if not -logits.ndim <= class_axis < logits.ndim:
+        raise ValueError(
+            f"`class_axis` must be an axis of the logits, {tuple(logits.shape)}; got {class_axis}. Use -1."
+        )
     positions = logits.movedim(class_axis, -1).shape[:-1]
     if labels.shape != positions or labels.is_floating_point():
         raise ValueError(

@@ -107,6 +107,7 @@ class Distiller(nn.Module):
         example_inputs: Any = None,
     ) -> None:
         super().__init__()
+        _check_kinds(teacher, student, features)
         self.features = dict(features or {})
         _check_models(teacher, student, self.features)
         check_alpha(alpha)
@@ -276,6 +277,21 @@ class Distiller(nn.Module):
                 "`teacher_outputs` must be given where `teacher` is None; got None. Pass the teacher's logits"
                 " for these inputs, such as those of a TeacherCache."
             )
+
+
+def _check_kinds(teacher: Any, student: Any, features: Any) -> None:
+    for name, model in (("teacher", teacher), ("student", student)):
+        if not (isinstance(model, nn.Module) or (name == "teacher" and model is None)):
+            raise ValueError(f"`{name}` must be a torch.nn.Module; got {model!r:.60}.")
+    if features is None:
+        return
+    if not isinstance(features, Mapping) or not all(
+        isinstance(name, str) for pair in features.items() for name in pair
+    ):
+        raise ValueError(
+            "`features` must map names of the teacher's modules to names of the student's; "
+            f"got {features!r:.60}."
+        )
 
 
 def _check_models(teacher: nn.Module | None, student: nn.Module, features: Mapping[str, str]) -> None:

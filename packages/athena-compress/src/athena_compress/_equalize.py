@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from athena_compress._channels import (
     scale_inputs,
     scale_outputs,
 )
+from athena_compress._copied import copied
 from athena_compress._data_flow import DataFlow, Step, data_flow
 
 # f(s x) = s f(x) for s > 0, element by element
@@ -124,7 +124,7 @@ def equalize(
             "`model` must have two layers in a row with ReLU, pooling or nothing between; found none. Fold "
             "batch norms first, pass `example_inputs`, or for transformers use `smooth`."
         )
-    equal = copy.deepcopy(model)
+    equal = copied(model)
     layers = [(_layer(equal, first), _layer(equal, second)) for first, second in pairs]
     for names, (first, second) in zip(pairs, layers, strict=True):
         if in_channels(second) % max(out_channels(first), 1):

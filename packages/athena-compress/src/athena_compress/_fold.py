@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from athena_compress._channels import (
     runs_as,
     scale_outputs,
 )
+from athena_compress._copied import copied
 from athena_compress._data_flow import DataFlow, Step, data_flow, is_hooked
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm
@@ -126,7 +126,7 @@ def fold_batch_norm(model: nn.Module, example_inputs: Any = None) -> nn.Module:
       (2): ReLU()
     )
     """
-    folded = copy.deepcopy(model).eval()
+    folded = copied(model).eval()
     for layer_name, norm_name in conv_norm_pairs(model, example_inputs):
         layer: Any = folded.get_submodule(layer_name)
         norm: Any = folded.get_submodule(norm_name)

@@ -43,11 +43,14 @@ class Grid:
     group_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"`bits` must lie in [2, 8]; got {self.bits}. A code is held in one byte.")
-        if self.group_size is not None and self.group_size < 1:
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
             raise ValueError(
-                f"`group_size` must be at least 1; got {self.group_size}. Use None for no groups."
+                f"`bits` must lie in [2, 8], and be whole; got {self.bits!r}. A code is held in one byte."
+            )
+        size = self.group_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(
+                f"`group_size` must be at least 1, and whole; got {size!r}. Use None for no groups."
             )
         if self.group_size is not None and self.axis is not None:
             raise ValueError(

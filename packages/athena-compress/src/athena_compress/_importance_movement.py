@@ -12,8 +12,8 @@ class Movement(Importance):
 
     .. math:: I(w) = -\sum_t w_t\, \frac{\partial L}{\partial w_t}
 
-    summed over the steps observed. Scores can be negative, so that of units of several sizes is
-    compared with them as it is.
+    summed over the steps observed. Scores can be negative; dividing them by their mean size, as a `Pruner`
+    of structure does, leaves their signs.
 
     Source: Sanh et al. 2020, arXiv:2005.07683, section 4: the accumulated score of hard movement
     pruning. Departs from it: the scores are no parameters with a learning rate of their own, which

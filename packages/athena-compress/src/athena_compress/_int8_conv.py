@@ -75,6 +75,8 @@ class Int8Conv(Int8Layer):
                 f"`x` must have shape (batch, {self.in_channels}, {sides}), or that without the batch; "
                 f"got {tuple(x.shape)}."
             )
+        if not x.is_floating_point():
+            raise ValueError(f"`x` must hold floats; got {x.dtype}. Use `x.float()`.")
         y = self._convolve(images)
         y = y.squeeze(2) if self.axes == 1 else y
         return y if batched else y.squeeze(0)

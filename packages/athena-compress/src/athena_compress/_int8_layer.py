@@ -42,7 +42,8 @@ class Int8Layer(nn.Module):
 
     ``weight_q`` holds the integers, ``weight_scale`` their scales; a static layer has ``input_scale`` and
     ``input_zero_point`` beside them. On the CPU weights are laid out once more for torch's kernel when
-    it first runs: in memory 2 bytes a weight, on disk 1. Scales stay float32 when a model is cast.
+    it first runs: in memory 2 bytes a weight, on disk 1. What is written into the buffers in place is not
+    seen after that; `load_state_dict` is. Scales stay float32 when a model is cast.
     """
 
     _not_saved: ClassVar[tuple[str, ...]] = ("_packed", "_row")

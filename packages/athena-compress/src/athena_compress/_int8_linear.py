@@ -52,6 +52,8 @@ class Int8Linear(Int8Layer):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"`x` must have shape (..., {self.in_features}); got {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            raise ValueError(f"`x` must hold floats; got {x.dtype}. Use `x.float()`.")
         if takes_kernel(x):
             return self._run(x)
         scale, zero_point = self.input_scale, self.input_zero_point

@@ -7,19 +7,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from athena_compress._call import call
 from athena_compress._dependency_labels import Array
-from athena_compress._dependency_trace import (
-    Follower,
-    call_with,
-    evaluating,
-    follow,
-    follower_of,
-    tensors,
-)
+from athena_compress._dependency_trace import Follower, follow, follower_of, tensors
+from athena_compress._modes import evaluating
 
 
 def layer_candidates(model: nn.Module, example_inputs: Any) -> dict[str, float]:
@@ -135,8 +131,8 @@ def remove_layers(model: nn.Module, names: Sequence[str], example_inputs: Any = 
     if example_inputs is None:
         return
     try:
-        with evaluating(model):
-            call_with(model, example_inputs)
+        with evaluating(model), torch.no_grad():
+            call(model, example_inputs)
     except Exception as error:
         for parent, layers in before.items():
             _fill(modules[parent], layers)

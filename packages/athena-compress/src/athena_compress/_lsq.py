@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athena_compress._grid import Grid, rounded
+from athena_compress._grid import SMALLEST_SCALE, Grid, rounded
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -130,7 +130,7 @@ def lsq_initial_scale(x: Tensor, grid: Grid) -> Tensor:
         mean = sizes.movedim(grid.axis, 0).flatten(1).mean(1)
     else:
         mean = sizes.mean()
-    return (2 * mean / sqrt(_reach(grid))).clamp_min(torch.finfo(torch.float32).eps)
+    return (2 * mean / sqrt(_reach(grid))).clamp_min(SMALLEST_SCALE)
 
 
 def _reach(grid: Grid) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from athena_compress._attention import split_attention
+from athena_compress._copied import copied
+from athena_compress._data_flow import is_hooked
 from athena_compress._fold import fold_batch_norm
 
 
@@ -25,8 +27,13 @@ def quantizable_copy(model: nn.Module, example_inputs: Any = None, *, fold: bool
       (1): Identity()
     )
     """
-    ready = fold_batch_norm(model, example_inputs) if fold else copy.deepcopy(model).eval()
-    odd = [name for name, module in ready.named_modules() if _has_extra_keys(module)]
+    ready = fold_batch_norm(model, example_inputs) if fold else copied(model).eval()
+    for name, parameter in ready.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"`model` must hold its weights; got `{name}` on the meta device. Load it first."
+            )
+    odd = [name for name, module in ready.named_modules() if _stays_whole(module)]
     if any(isinstance(module, nn.MultiheadAttention) for module in ready.modules()):
         ready = split_attention(ready, skip=odd)
     for module in [*ready.modules()]:
@@ -35,8 +42,11 @@ def quantizable_copy(model: nn.Module, example_inputs: Any = None, *, fold: bool
     return ready.eval()
 
 
-def _has_extra_keys(module: nn.Module) -> bool:
-    return isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn)
+def _stays_whole(module: nn.Module) -> bool:
+    """Whether it is an attention that `split_attention` cannot take apart."""
+    if not isinstance(module, nn.MultiheadAttention):
+        return False
+    return module.bias_k is not None or module.add_zero_attn or is_hooked(module) or is_parametrized(module)
 
 
 def is_transposed_linear(module: nn.Module) -> bool:

@@ -26,10 +26,10 @@ def make_projection(student: Tensor, teacher: Tensor) -> nn.Module:
     axis = width_axis(student)
     narrow, wide = student.shape[axis], teacher.shape[axis]
     if axis == -1:
-        return nn.Linear(narrow, wide, device=student.device)
+        return nn.Linear(narrow, wide, device=student.device, dtype=student.dtype)
     if student.dim() != 4:
         raise ValueError(
             "`features`: projections are made for vectors, sequences and images of two axes; got "
             f"{tuple(student.shape)}. Pass a module of your own in `projections`."
         )
-    return nn.Conv2d(narrow, wide, kernel_size=1, device=student.device)
+    return nn.Conv2d(narrow, wide, kernel_size=1, device=student.device, dtype=student.dtype)

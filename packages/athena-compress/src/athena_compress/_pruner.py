@@ -10,23 +10,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from athena_compress._call import call, several
+from athena_compress._copied import check_sizes
 from athena_compress._dependencies import dependencies
 from athena_compress._importance import Importance, Scope
 from athena_compress._masks import parse_pattern
+from athena_compress._modes import evaluating
 from athena_compress._prunable import prunable_weights
 from athena_compress._pruner_layers import LayerStrategy
 from athena_compress._pruner_masks import MaskStrategy
 from athena_compress._pruner_options import (
     as_importance,
     as_schedule,
-    call,
+    check_optimizer,
     check_round_to,
     choose_scope,
     is_structured,
 )
 from athena_compress._pruner_strategy import Choices, PruningSummary, Strategy
 from athena_compress._pruner_structure import StructureStrategy, removable_groups
-from athena_compress._select import Patterns
+from athena_compress._select import Patterns, as_patterns
 from athena_compress._sparsity_schedule import SparsitySchedule
 
 _SAVED = ("step", "sparsity", "what", "importance", "pruned")
@@ -117,8 +120,9 @@ class Pruner:
         include: Patterns = ("*",),
         skip: Patterns = (),
     ) -> None:
+        check_sizes(model)
         self.model = model
-        self.what = (what,) if isinstance(what, str) else tuple(what)
+        self.what = as_patterns(what)
         self.structured = is_structured(self.what)
         self.importance = as_importance(importance)
         self.schedule = as_schedule(schedule, self.what[0])
@@ -132,6 +136,7 @@ class Pruner:
             optimizer,
         )
         check_round_to(round_to, self.what)
+        check_optimizer(optimizer, model)
         self.strategy = self._strategy(example_inputs, choices, round_to, include, skip)
         self._hooks: list[RemovableHandle] = []
         if optimizer is not None:
@@ -201,22 +206,19 @@ class Pruner:
 
         Raises ValueError if there is no batch.
         """
-        training = {module: module.training for module in self.model.modules()}
         hooks = [
             weight.layer.register_forward_pre_hook(self._recorder(name), with_kwargs=True)
             for name, weight in self.strategy.weights().items()
         ]
         count = 0
         try:
-            self.model.eval()
-            for batch in batches:
-                call(self.model, batch)
-                count += 1
+            with evaluating(self.model):
+                for batch in several(batches):
+                    call(self.model, batch)
+                    count += 1
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in training.items():
-                module.training = mode
         if not count:
             raise ValueError(
                 "`batches` must hold at least one batch; got none. A generator can be read once."

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from torch import nn
+from torch.optim import Optimizer
 
 from athena_compress._importance import Importance, Scope
 from athena_compress._masks import parse_pattern
@@ -77,16 +75,6 @@ def choose_scope(scope: Scope | None, importance: Importance, what: tuple[str, .
     return "local" if structured and chosen == "row" else chosen
 
 
-def call(model: nn.Module, batch: Any) -> None:
-    """Call the model on a tensor, positional or named inputs."""
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, Sequence):
-        model(*batch)
-    else:
-        model(batch)
-
-
 def check_round_to(round_to: int, what: tuple[str, ...]) -> None:
     """Raises ValueError unless it is a whole number from 1 on, and 1 for what is no channels or neurons."""
     if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
@@ -94,4 +82,18 @@ def check_round_to(round_to: int, what: tuple[str, ...]) -> None:
     if round_to > 1 and not {"channels", "neurons"} & set(what):
         raise ValueError(
             f"`round_to` must be 1 for {what[0]!r}; got {round_to}. It rounds channels and neurons."
+        )
+
+
+def check_optimizer(optimizer: Optimizer | None, model: nn.Module) -> None:
+    """Raises ValueError for an optimizer that trains none of the model's parameters."""
+    if optimizer is None:
+        return
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"`optimizer` must be a torch.optim.Optimizer; got {optimizer!r:.60}.")
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if trained.isdisjoint(id(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            "`optimizer` must hold parameters of `model`; got one that holds none. A copy of a model has "
+            "parameters of its own: make the optimizer of the copy's."
         )

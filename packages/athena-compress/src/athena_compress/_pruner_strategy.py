@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from athena_compress._importance import Importance, Scope
 from athena_compress._prunable import PrunableWeight
+from athena_compress._tables import table
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,12 @@ class PruningSummary:
         return 1 - self.kept / self.total if self.total else 0.0
 
     def __str__(self) -> str:
-        rows = [("part", "kind", "kept", "of", "share")]
-        rows += [
+        rows = [
             (part.name, part.kind, str(part.kept), str(part.total), f"{100 * part.share:.1f} %")
             for part in self.parts
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if index < 2 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join([*lines, *self.notes])
+        header = ("part", "kind", "kept", "of", "share")
+        return "\n".join([table(header, rows, words=("part", "kind")), *self.notes])
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from athena_compress._copied import check_copyable
 from athena_compress._fold import conv_norm_pairs
 from athena_compress._grid import Grid
 from athena_compress._named import build
@@ -137,8 +138,13 @@ class QAT(nn.Module):
             except NotQuantizable as reason:
                 kept[name] = str(reason)
         if not made:
-            raise ValueError("`convert` must come after training; got a model that took no training step.")
+            names = ", ".join(f"`{name}`" for name in layers)
+            raise ValueError(
+                f"`convert` must come after training; got a model of whose layers ({names:.60}) none ran "
+                "in a training step. Call `train()` and run it."
+            )
         memo = {id(layer): made[name] if name in made else layer.plain() for name, layer in layers.items()}
+        check_copyable(self.model)
         converted = copy.deepcopy(self.model, memo)
         for parameter in converted.parameters():
             parameter.grad = None

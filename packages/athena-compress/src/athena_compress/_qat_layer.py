@@ -13,8 +13,9 @@ from athena_compress._grid import Grid, quantize_affine
 from athena_compress._int8_dynamic import int8_layer
 from athena_compress._int8_embedding import CodedEmbedding
 from athena_compress._int8_layer import Quantized
+from athena_compress._mirror import outputs_first
 from athena_compress._qat_ranges import InputRange, WeightRange
-from athena_compress._scheme import NotQuantizable, outputs_first
+from athena_compress._scheme import NotQuantizable
 from athena_compress._weight_only import Codes
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 
 from athena_compress._calibrate import Calibrated
 from athena_compress._int8_layer import Int8Layer
 from athena_compress._named import build
 from athena_compress._prepare import put, quantizable_copy
 from athena_compress._scheme import NotQuantizable, Scheme
-from athena_compress._select import Patterns, as_patterns, check_patterns, matches, select
+from athena_compress._select import Patterns, check_patterns, matches, select
 from athena_compress._weight_only import CodedWeight
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
@@ -65,15 +67,16 @@ def quantize(
     observers = None
     if isinstance(model, Calibrated):
         model, observers = model.model, model.observers
-    elif needing := [one for one in schemes.values() if one is not None and one.needs_inputs]:
+    elif needing := [one for _, one in schemes if one is not None and one.needs_inputs]:
         raise ValueError(
             f"`model` must be calibrated for {type(needing[0]).__name__}, which fixes the ranges of inputs; "
             "got a plain one. Pass `calibrate(model, batches)`."
         )
     ready = quantizable_copy(model, fold=fold)
     chosen = select(ready, include=include, skip=skip)
-    check_patterns("overrides", tuple(overrides or {}), dict(ready.named_modules()))
-    made, kept = _convert(chosen, schemes, observers)
+    every = dict(ready.named_modules(remove_duplicate=False))
+    check_patterns("overrides", tuple(overrides or {}), every)
+    made, kept = _convert(chosen, every, schemes, observers)
     if not made:
         why = "; ".join(f"`{name}`: {reason}" for name, reason in kept.items())
         raise ValueError(
@@ -90,16 +93,16 @@ def quantize(
 
 def _schemes(
     scheme: str | Scheme, overrides: Mapping[str, str | Scheme | None], options: dict[str, Any]
-) -> dict[str, Scheme | None]:
-    """Schemes by pattern, that of all layers first."""
+) -> list[tuple[str, Scheme | None]]:
+    """Patterns with their schemes, that of all layers first."""
     if isinstance(scheme, Scheme) and options:
         raise ValueError(
             f"`{next(iter(options))}` belongs to a scheme by name; pass it where you build yours."
         )
-    built: dict[str, Scheme | None] = {"*": _built(scheme, options)}
-    for pattern, other in overrides.items():
-        built[pattern] = None if other is None else _built(other, {})
-    return built
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"`overrides` must map patterns to schemes or None; got {overrides!r:.60}.")
+    others = [(name, None if one is None else _built(one, {})) for name, one in overrides.items()]
+    return [("*", _built(scheme, options)), *others]
 
 
 def _built(scheme: str | Scheme, options: dict[str, Any]) -> Scheme:
@@ -107,16 +110,20 @@ def _built(scheme: str | Scheme, options: dict[str, Any]) -> Scheme:
 
 
 def _convert(
-    chosen: dict[str, nn.Module], schemes: dict[str, Scheme | None], observers: dict[str, Any] | None
+    chosen: dict[str, nn.Module],
+    every: dict[str, nn.Module],
+    schemes: list[tuple[str, Scheme | None]],
+    observers: dict[str, Any] | None,
 ) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """The new layers by name, and the reasons of those that stay."""
+    places: dict[int, list[str]] = {}
+    for name, layer in every.items():
+        places.setdefault(id(layer), []).append(name)
     made: dict[str, nn.Module] = {}
     kept: dict[str, str] = {}
     for name, layer in chosen.items():
-        applying = [
-            one for pattern, one in schemes.items() if matches(name, as_patterns(pattern)) or pattern == "*"
-        ]
-        scheme = applying[-1]
+        names = places[id(layer)]
+        scheme = [one for pattern, one in schemes if any(matches(name, (pattern,)) for name in names)][-1]
         if scheme is None or not holds_matrix(layer):
             continue
         try:
@@ -129,6 +136,8 @@ def _convert(
 def holds_matrix(layer: nn.Module) -> bool:
     """Whether a layer without layers inside holds float parameters of two axes or more, and is no norm.
 
+    So does a layer whose weight is parametrized, though it holds what computes that.
+
     >>> (
     ...     holds_matrix(nn.Linear(2, 2)),
     ...     holds_matrix(nn.Sequential(nn.Linear(2, 2))),
@@ -136,6 +145,8 @@ def holds_matrix(layer: nn.Module) -> bool:
     ... )
     (True, False, False)
     """
+    if isinstance(layer, nn.Linear | _ConvNd | nn.Embedding) and is_parametrized(layer):
+        return True
     if isinstance(layer, _NORMS) or (any(layer.children()) and not isinstance(layer, nn.MultiheadAttention)):
         return False
     own = layer.parameters(recurse=False)

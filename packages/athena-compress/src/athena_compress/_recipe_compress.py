@@ -46,7 +46,7 @@ class Compress(Recipe):
         alpha: weight of the whole model's answers, beside 1 - alpha of the labels.
         qat_steps: steps of training with int8's roundings in place.
         scheme: how the model is quantized at the end, by name; null leaves it in float.
-        calibration_batches: batches whose ranges a static scheme sees.
+        calibration_batches: batches whose ranges a static scheme sees, and whose sizes `wanda`.
         lr: AdamW's learning rate at the start of each stage; it falls to 0 along half a cosine.
         qat_lr: the same while roundings are in place.
         weight_decay: AdamW's.
@@ -76,7 +76,7 @@ class Compress(Recipe):
 
     def run(self, run: Run) -> Mapping[str, float]:
         self.check()
-        start = begin(self.task, self.model)
+        start = begin(self.task, self.model, run.device)
         stages = self.stages(run, start)
         self.rehearse(stages, start)
         data = start.workload.training_data(run.seed)
@@ -112,6 +112,7 @@ class Compress(Recipe):
             "what": self.what,
             "importance": self.importance,
             "example_inputs": inputs,
+            "batches": self.calibration(run, start),
         }
         distil = {"temperature": self.temperature, "alpha": self.alpha}
         planned = [
@@ -126,14 +127,17 @@ class Compress(Recipe):
             if steps
         ]
 
-    def quantized(self, model: nn.Module, start: Start, run: Run) -> nn.Module:
-        """The model by the scheme, calibrated on training batches that no stage has drawn."""
-        assert self.scheme is not None
+    def calibration(self, run: Run, start: Start) -> list[tuple[torch.Tensor, ...]]:
+        """Training batches in an order of their own, without their targets."""
         data = start.workload.training_data(run.seed + 1)
         drawn = [data.draw()[:-1] for _ in range(self.calibration_batches)]
-        batches = [tuple(part.to(run.device) for part in inputs) for inputs in drawn]
+        return [tuple(part.to(run.device) for part in inputs) for inputs in drawn]
+
+    def quantized(self, model: nn.Module, start: Start, run: Run) -> nn.Module:
+        """The model by the scheme, calibrated where that needs it."""
+        assert self.scheme is not None
         with refusals():
-            return quantize(calibrate(model, batches), self.scheme)
+            return quantize(calibrate(model, self.calibration(run, start)), self.scheme)
 
     def rehearse(self, stages: list[Stage], start: Start) -> None:
         """Begin the stages on copies of the model: what they refuse is known before anything is trained."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from athena_compress._bars import Panel, bar_panels
 from athena_compress._call import call
+from athena_compress._copied import check_sizes
 from athena_compress._fold import conv_norm_pairs
 from athena_compress._layer_calls import LayerCall, layer_calls, relative_error, seconds
 from athena_compress._layer_facts import LayerFacts, facts, summed
@@ -136,6 +137,7 @@ def report(model: nn.Module, *, compared_with: nn.Module | None = None, example_
         kept in float: not chosen
     whole model                   4,225  100 %  4.8 KiB  16.5 KiB    0 %
     """
+    check_sizes(model)
     reference = None if compared_with is None else _reference(model, compared_with, example_inputs)
     now, before = facts(model), {} if reference is None else facts(reference)
     removed = {

@@ -108,5 +108,7 @@ def refuse_unknown(layer: nn.Module) -> None:
         raise NotQuantizable(f"{type(layer).__name__} layers have no int8 body")
     if torch.nn.utils.parametrize.is_parametrized(layer):
         raise NotQuantizable("it is parametrized; `torch.nn.utils.parametrize.remove_parametrizations` first")
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        raise NotQuantizable("it has hooks, or a weight that one computes; remove them first")
     if layer.weight.numel() == 0:  # pyright: ignore[reportCallIssue]
         raise NotQuantizable("it has no weights")

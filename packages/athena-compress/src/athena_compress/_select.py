@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
@@ -50,8 +50,11 @@ def select(
 
 
 def as_patterns(patterns: Patterns) -> tuple[str, ...]:
-    """One pattern or several, as a tuple."""
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    """One pattern or several, as a tuple. Raises ValueError for anything else."""
+    several = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(several, Iterable) or not all(isinstance(one, str) for one in several):
+        raise ValueError(f"patterns must be a string or several; got {patterns!r}. Use () for none.")
+    return tuple(several)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from athena_compress._bars import Panel, bar_panels
 from athena_compress._calibrate import Calibrated, Forward, calibrate
-from athena_compress._call import call
+from athena_compress._call import call, several
 from athena_compress._capture import logits_of
 from athena_compress._named import build
 from athena_compress._observer import Observer
@@ -147,7 +147,7 @@ def sensitivity(
     >>> sorted(layer.name for layer in result.layers)
     ['0', '2']
     """
-    batches = None if batches is None else list(batches)
+    batches = None if batches is None else list(several(batches))
     if not batches and evaluate is None:
         raise ValueError("`batches` must hold data, or `evaluate` be given; got neither. Pass one of them.")
     built = build("quantization-scheme", scheme, **options) if isinstance(scheme, str) else scheme

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from athena_compress._calibrate import Forward
-from athena_compress._call import call
+from athena_compress._call import call, several
 from athena_compress._channels import replace_weight, runs_as
 from athena_compress._prepare import quantizable_copy
 from athena_compress._smoothing_groups import is_norm, smoothing_groups
@@ -77,7 +77,7 @@ def smooth(
     >>> bool(smoothed[0].weight[0] < 20), torch.allclose(smoothed(x), model(x), atol=1e-4)
     (True, True)
     """
-    iterator = iter(batches)
+    iterator = iter(several(batches))
     first = next(iterator, None)
     if first is None:
         raise ValueError("`batches` must hold data; got no calibration data. Pass a list or a DataLoader.")

@@ -78,14 +78,20 @@ class TrainStage(Stage):
 
 
 class PruneStage(TrainStage):
-    """Units are removed along a cubic schedule over the first two thirds, and the rest is trained on."""
+    """Units are removed along a cubic schedule over the first two thirds, and the rest is trained on.
+
+    An importance that needs inputs of layers is shown those of ``batches``, before anything is removed.
+    """
 
     def prepare(self) -> None:
         super().prepare()
         options = dict(self.options)
+        batches = options.pop("batches")
         rising = max(1, self.steps * 2 // 3)
         schedule = CubicSchedule(options.pop("sparsity"), steps=rising, every=max(1, rising // 10))
         self.pruner = Pruner(self.model, schedule=schedule, optimizer=self.training.optimizer, **options)
+        if self.pruner.importance.needs_inputs:
+            self.pruner.calibrate(batches)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         metrics = super().step(step, batch)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from athena_compress._call import several
 from athena_compress._modes import evaluating
 from athena_compress._teacher_cache_files import check_teacher, fingerprint, map_shard, read_index
 from athena_compress._teacher_cache_writer import CacheWriter, checked_options
@@ -97,7 +98,7 @@ class TeacherCache:
         options = checked_options(dtype, top_k, shard_examples)
         writer = CacheWriter(folder, teacher, options)
         with evaluating(teacher), torch.no_grad():
-            for batch in batches:
+            for batch in several(batches):
                 writer.add(batch)
         writer.finish()
         return cls(folder)

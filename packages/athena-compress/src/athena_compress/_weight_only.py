@@ -17,10 +17,8 @@ Functional = Callable[..., Tensor]
 _CONVOLUTIONS: dict[tuple[bool, int], Functional] = {
     (False, 1): F.conv1d,
     (False, 2): F.conv2d,
-    (False, 3): F.conv3d,
     (True, 1): F.conv_transpose1d,
     (True, 2): F.conv_transpose2d,
-    (True, 3): F.conv_transpose3d,
 }
 
 

@@ -43,8 +43,8 @@ class Start(NamedTuple):
     trained: bool
 
 
-def begin(task: Configured, folder: Path | None) -> Start:
-    """The workload and model of a saved run, or of a recipe by name, whose model is yet to be trained.
+def begin(task: Configured, folder: Path | None, device: torch.device) -> Start:
+    """The workload and model, on its device, of a saved run, or of a recipe by name, yet to be trained.
 
     Raises AthenaError for a run that has no part ``model``, and for a recipe that is no `Workload`.
     """
@@ -61,7 +61,7 @@ def begin(task: Configured, folder: Path | None) -> Start:
         )
     model = workload.build()
     if saved is None:
-        return Start(workload, model, trained=False)
+        return Start(workload, model.to(device), trained=False)
     state = saved.state.get("model")
     if state is None:
         parts = ", ".join(sorted(saved.state))
@@ -71,7 +71,7 @@ def begin(task: Configured, folder: Path | None) -> Start:
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise AthenaError(f"`model`: {folder} does not fit its recipe: {why}") from error
-    return Start(workload, model, trained=True)
+    return Start(workload, model.to(device), trained=True)
 
 
 def autocast_dtype(workload: Workload) -> torch.dtype:
