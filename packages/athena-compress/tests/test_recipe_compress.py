@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +19,8 @@ from athena_compress._recipe_compress import Compress
 from athena_compress._recipe_digits import DigitsNet
 from athena_compress._stage_results import Result, bars, comparison, peak_bytes, trade_off
 from athena_compress._workload import begin
-from athena_core import AthenaError, Configured, Recipe, Run
-from athena_core.testing import CutRun
-
-
-def execute(recipe: Recipe, folder: Path, *, cut: int = 0) -> tuple[dict[str, float], list[Any], str]:
-    console = Console(record=True, width=160, file=io.StringIO())
-    run = CutRun(folder, cut=cut, device="cpu", seed=3, console=console)
-    with run:
-        final = dict(recipe.run(run))
-        run.finish(final)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return final, rows, console.export_text()
+from athena_core import AthenaError, Configured, Run
+from athena_core.testing import execute
 
 
 def small(**options: Any) -> Compress:

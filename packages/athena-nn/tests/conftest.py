@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from rich.console import Console
 
-from athena_core import Component, Kind, Recipe, hookimpl
-from athena_core.testing import CutRun
+from athena_core import Component, Kind, hookimpl
 from athena_nn import _plugin
 
 # The same examples everywhere, and no deadlines: machines are shared and noisy.
@@ -67,22 +61,3 @@ def recipe_host(athena_host: Any) -> Any:
     athena_host.register(_plugin, "athena-nn", "0.1.0", "nn")
     athena_host.register(TorchParts(), "torch-parts", "1.0", "parts")
     return athena_host
-
-
-Executed = tuple[dict[str, float], list[dict[str, float]], str]
-
-
-@pytest.fixture
-def execute() -> Callable[..., Executed]:
-    """Run a recipe in a folder, to its end or cut; returns its final metrics, its log and its text."""
-
-    def run_it(recipe: Recipe, folder: Path, *, seed: int = 3, cut: int = 0) -> Executed:
-        console = Console(record=True, width=120, file=io.StringIO())
-        run = CutRun(folder, cut=cut, device="cpu", seed=seed, console=console)
-        with run:
-            final = dict(recipe.run(run))
-            run.finish(final)
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return final, rows, console.export_text()
-
-    return run_it

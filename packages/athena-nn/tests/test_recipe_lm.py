@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from athena_core import AthenaError, Configured, Interrupted
+from athena_core.testing import execute
 from athena_nn import LayerNorm, NoPositions, _plugin
 from athena_nn._plugin import ACTIVATIONS, NORMS, POSITIONS
 from athena_nn._recipe_lm import LM, learning_curve, printable
@@ -40,7 +41,7 @@ def changed(recipe: LM, options: dict[str, object]) -> LM:
     return recipe
 
 
-def test_it_learns_and_shows_what_it_promises(recipe, execute, tmp_path):
+def test_it_learns_and_shows_what_it_promises(recipe, tmp_path):
     final, rows, text = execute(recipe, tmp_path / "run")
     assert set(final) == {"heldout_bits_per_byte", "unigram_entropy", "xz_alone", "xz_given_training_text"}
     assert final["heldout_bits_per_byte"] < final["unigram_entropy"]
@@ -53,13 +54,13 @@ def test_it_learns_and_shows_what_it_promises(recipe, execute, tmp_path):
     assert (tmp_path / "run" / "figures" / "learning_curve.png").stat().st_size > 10_000
 
 
-def test_one_seed_gives_one_result_and_another_another(recipe, execute, tmp_path):
+def test_one_seed_gives_one_result_and_another_another(recipe, tmp_path):
     first, again = (execute(recipe, tmp_path / name)[:2] for name in ("first", "again"))
     assert first == again
     assert execute(changed(recipe, {"dropout": 0.1}), tmp_path / "dropout")[1] != first[1]
 
 
-def test_evaluating_more_often_changes_no_training(recipe, execute, tmp_path):
+def test_evaluating_more_often_changes_no_training(recipe, tmp_path):
     """Evaluation draws no random number and leaves dropout on."""
     losses = {}
     for every in (1, 100):
@@ -69,7 +70,7 @@ def test_evaluating_more_often_changes_no_training(recipe, execute, tmp_path):
     assert losses[1] == losses[100]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(recipe, execute, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):
     changed(recipe, {"steps": 6, "eval_every": 2, "dropout": 0.2, "drop_path": 0.2, "layers": 2})
     changed(recipe, {"window": 5, "kv_heads": 1, "qk_norm": True, "norm_first": False})
     whole = execute(recipe, tmp_path / "whole")[:2]
@@ -87,9 +88,7 @@ def test_positions_get_the_sizes_they_name(recipe):
 
 
 @pytest.mark.parametrize("positions", [name for name, *_ in POSITIONS])
-def test_every_positions_trains_and_generates_and_checkpointing_changes_nothing(
-    recipe, execute, tmp_path, positions
-):
+def test_every_positions_trains_and_generates_and_checkpointing_changes_nothing(recipe, tmp_path, positions):
     changed(recipe, {"steps": 2, "layers": 2, "positions": Configured("positions", positions)})
     plain, saving = (
         execute(changed(recipe, {"checkpoint": checkpoint}), tmp_path / f"{checkpoint}")[1]
@@ -135,7 +134,7 @@ def test_options_of_blocks_reach_them(recipe):
     assert model.head.weight is not model.embedding.weight
 
 
-def test_the_curve_shows_both_losses_and_all_costs(recipe, execute, tmp_path):
+def test_the_curve_shows_both_losses_and_all_costs(recipe, tmp_path):
     final, _, _ = execute(recipe, tmp_path / "run")
     (axes,) = learning_curve(tmp_path / "run" / "metrics.jsonl", 30, final).axes
     training, held, *costs = axes.lines
@@ -173,7 +172,7 @@ def test_generated_text_cannot_command_a_terminal():
         ),
     ],
 )
-def test_bad_options_are_one_line(recipe, execute, tmp_path, options, message):
+def test_bad_options_are_one_line(recipe, tmp_path, options, message):
     with pytest.raises(AthenaError, match=message) as caught:
         execute(changed(recipe, options), tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from athena_core import AthenaError, Configured, Interrupted
+from athena_core.testing import execute
 from athena_nn._cross_weights import cross_attention_weights
 from athena_nn._digits import STOP, VOCABULARY, answer, held_out_strings, question
 from athena_nn._plugin import POSITIONS
@@ -39,7 +40,7 @@ def changed(recipe: Seq2Seq, options: dict[str, object]) -> Seq2Seq:
     return recipe
 
 
-def test_it_learns_and_shows_what_it_promises(recipe, execute, tmp_path):
+def test_it_learns_and_shows_what_it_promises(recipe, tmp_path):
     changed(recipe, {"steps": 500, "eval_every": 200, "batch": 32, "longest": 3, "heldout": 30})
     final, rows, text = execute(recipe, tmp_path / "run")
     assert list(final) == ["exact_match", "exact_match_reverse", "exact_match_sort"]
@@ -53,7 +54,7 @@ def test_it_learns_and_shows_what_it_promises(recipe, execute, tmp_path):
         assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 10_000
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(recipe, execute, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):
     changed(recipe, {"dropout": 0.2, "drop_path": 0.2, "layers": 2})
     whole = execute(recipe, tmp_path / "whole")[:2]
     with pytest.raises(Interrupted):
@@ -61,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(recipe, execute, tmp_path):
     assert execute(recipe, tmp_path / "cut")[:2] == whole
 
 
-def test_evaluating_more_often_changes_no_training(recipe, execute, tmp_path):
+def test_evaluating_more_often_changes_no_training(recipe, tmp_path):
     losses = {}
     for every in (1, 100):
         _, rows, _ = execute(changed(recipe, {"dropout": 0.2, "eval_every": every}), tmp_path / f"{every}")
@@ -70,7 +71,7 @@ def test_evaluating_more_often_changes_no_training(recipe, execute, tmp_path):
 
 
 @pytest.mark.parametrize("positions", [name for name, *_ in POSITIONS])
-def test_every_positions_trains_and_answers(recipe, execute, tmp_path, positions):
+def test_every_positions_trains_and_answers(recipe, tmp_path, positions):
     changed(recipe, {"steps": 2, "eval_every": 1, "positions": Configured("positions", positions)})
     final, rows, _ = execute(recipe, tmp_path / "run")
     assert 0 <= final["exact_match"] <= 1
@@ -109,7 +110,7 @@ def test_a_model_that_is_right_matches_everywhere(recipe, monkeypatch):
     assert set(shares(found).values()) == {1.0}
 
 
-def test_the_curve_shows_training_and_both_tasks(recipe, execute, tmp_path):
+def test_the_curve_shows_training_and_both_tasks(recipe, tmp_path):
     final, _, _ = execute(recipe, tmp_path / "run")
     (axes,) = learning_curve(tmp_path / "run" / "metrics.jsonl", 6, final).axes
     training, reverse, sort = axes.lines
@@ -157,7 +158,7 @@ def test_maps_have_a_panel_a_task_labelled_with_digits(recipe):
         ({"width": 5, "heads": 5}, "positions `sinusoidal`: `embed_dim` must be even"),
     ],
 )
-def test_bad_options_are_one_line(recipe, execute, tmp_path, options, message):
+def test_bad_options_are_one_line(recipe, tmp_path, options, message):
     with pytest.raises(AthenaError, match=message) as caught:
         execute(changed(recipe, options), tmp_path / "run")
     assert "\n" not in str(caught.value)

@@ -5,13 +5,7 @@ This file is also the program of the two processes, which are started once for a
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +27,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim import Optimizer
 
+from athena_core.testing import run_in_two_processes, take_part
 from athena_optim import (
     AdamW,
     Lamb,
@@ -212,59 +207,23 @@ def check_checkpoint(mesh: dist.DeviceMesh, make: Make, folder: Path) -> None:
             assert_alike(model, expected, f"saved by {saved}, loaded by {'one' if onto is None else 'two'}")
 
 
-def work(rank: int, folder: Path) -> None:
-    """Run all checks as one of the two processes; leaves what failed, by name, in a file.
-
-    Each check has a process group of its own: after a failure the other process may wait in the last one.
-    """
-    torch.set_num_threads(1)
-    failed: dict[str, str] = {}
-    for number, check in enumerate(CHECKS):
-        kind, name = check.split(": ")
-        store = dist.FileStore(str(folder / f"store-{number}"), 2)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=20))
-        try:
-            mesh = init_device_mesh("cpu", (2,))
-            if kind == "train":
-                check_train(mesh, MAKERS[name])
-            elif kind == "mixed":
-                check_mixed(mesh, name)
-            elif kind == "clip":
-                check_clip(mesh, CLIPPINGS[name])
-            else:
-                check_checkpoint(mesh, MAKERS[name], folder / str(number))
-        except Exception:  # noqa: BLE001  reported by the test of this name
-            failed[check] = traceback.format_exc()
-        dist.destroy_process_group()
-        (folder / f"failed-{rank}.json").write_text(json.dumps({"done": number + 1, "failed": failed}))
+def run_check(check: str, _: int, folder: Path) -> None:
+    kind, name = check.split(": ")
+    mesh = init_device_mesh("cpu", (2,))
+    if kind == "train":
+        check_train(mesh, MAKERS[name])
+    elif kind == "mixed":
+        check_mixed(mesh, name)
+    elif kind == "clip":
+        check_clip(mesh, CLIPPINGS[name])
+    else:
+        check_checkpoint(mesh, MAKERS[name], folder / name)
 
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What failed in either process."""
-    folder = tmp_path_factory.mktemp("distributed")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(rank), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    failed: dict[str, str] = {}
-    try:
-        errors = [program.communicate(timeout=240)[1] for program in programs]
-    finally:
-        for program in programs:
-            program.kill()
-    for rank, (program, error) in enumerate(zip(programs, errors, strict=True)):
-        assert program.returncode == 0, error
-        result = json.loads((folder / f"failed-{rank}.json").read_text())
-        assert result["done"] == len(CHECKS), error
-        failed |= {check: f"process {rank}: {text}" for check, text in result["failed"].items()}
-    return failed
+    return run_in_two_processes(__file__, tmp_path_factory.mktemp("distributed"))
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -274,4 +233,4 @@ def test_two_processes(failures, check):
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    take_part(CHECKS, run_check)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from athena_core import AthenaError, Component, Configured, Interrupted, hookimpl
-from athena_core.testing import CutRun
+from athena_core.testing import execute
 from athena_optim import _plugin
 from athena_optim._recipe_data import read_labelled, split_labelled
 from athena_optim._recipe_optimizers import Optimizers
@@ -56,16 +54,6 @@ def npz(tmp_path: Path) -> Path:
 
 def recipe(npz: Path, **options: Any) -> Optimizers:
     return Optimizers(data=npz, **{**SMALL, **options})
-
-
-def execute(recipe: Optimizers, folder: Path, *, cut: int = 0) -> tuple[dict[str, float], list[Any], str]:
-    console = Console(record=True, width=120, file=io.StringIO())
-    run = CutRun(folder, cut=cut, device="cpu", seed=3, console=console)
-    with run:
-        final = dict(recipe.run(run))
-        run.finish(final)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return final, [json.loads(line) for line in lines], console.export_text()
 
 
 def test_it_trains_every_setting_and_reports_test_accuracy_of_the_chosen_rate(npz, tmp_path):

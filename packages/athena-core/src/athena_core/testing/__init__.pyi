@@ -1,7 +1,11 @@
 from . import bench as bench
 from ._check import Check as Check
 from ._cut_run import CutRun as CutRun
+from ._cut_run import Executed as Executed
+from ._cut_run import execute as execute
 from ._documentation import documentation as documentation
 from ._kernels import kernel_checks as kernel_checks
 from ._plugin import check_plugin as check_plugin
 from ._plugin import conformance as conformance
+from ._two_processes import run_in_two_processes as run_in_two_processes
+from ._two_processes import take_part as take_part

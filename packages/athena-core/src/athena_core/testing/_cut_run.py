@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 
+from athena_core._recipe import Recipe
 from athena_core._run import Run
 
 
@@ -40,3 +44,45 @@ class CutRun(Run):
         super().log(step, **metrics)
         if step == self.cut:
             self.signal = signal.SIGINT
+
+
+class Executed(NamedTuple):
+    """What a recipe left: its final metrics, the rows of ``metrics.jsonl``, and the text that it printed.
+
+    >>> final, rows, text = Executed({"loss": 1.0}, [{"step": 1, "loss": 1.0}], "loss 1.0")
+    """
+
+    final: dict[str, float]
+    rows: list[dict[str, Any]]
+    text: str
+
+
+def execute(recipe: Recipe, folder: Path, *, cut: int = 0, seed: int = 3, width: int = 160) -> Executed:
+    """Run a recipe on the CPU, in a new folder or going on in one.
+
+    Args:
+        recipe: with the options to test.
+        folder: of the run.
+        cut: the step after which it is interrupted, as by `CutRun`; 0: it runs to its end.
+        seed: of the run.
+        width: of the lines that it prints.
+
+    Raises athena_core.Interrupted if it was cut.
+
+    >>> import tempfile
+    >>> from dataclasses import dataclass
+    >>> @dataclass(kw_only=True)
+    ... class Count(Recipe):
+    ...     def run(self, run):
+    ...         for step in run.steps(self.steps):
+    ...             run.log(step, twice=2 * step)
+    ...         return {"last": step}
+    >>> execute(Count(steps=3), Path(tempfile.mkdtemp()) / "run").final
+    {'last': 3}
+    """
+    console = Console(record=True, width=width, file=io.StringIO())
+    with CutRun(folder, cut=cut, device="cpu", seed=seed, console=console) as run:
+        final = dict(recipe.run(run))
+        run.finish(final)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Executed(final, rows, console.export_text())
