@@ -36,7 +36,10 @@ def run_in_two_processes(program: str | Path, folder: Path, *, timeout: float = 
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     programs = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for command in commands
     ]
     failed: dict[str, str] = {}
     try:
@@ -58,10 +61,12 @@ def take_part(names: Sequence[str], check: Callable[[str, int, Path], object]) -
     Each check has a process group of its own, with gloo: after a failure the other process may wait in the
     last one.
 
-    >>> def check(name, rank, folder):
-    ...     assert rank in (0, 1)
-    >>> if len(__import__("sys").argv) == 3:  # started by `run_in_two_processes`
-    ...     take_part(["ranks"], check)
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> program = "from athena_core.testing import *; take_part(['it prints'], print)"
+    >>> _ = (folder / "program.py").write_text(program)
+    >>> run_in_two_processes(folder / "program.py", folder)
+    {}
     """
     import torch
     import torch.distributed as dist
