@@ -20,4 +20,4 @@ def test_conformance(check: Check) -> None:
 
 
 def test_the_packages_of_the_main_job_are_there() -> None:
-    assert {"athena-compress", "athena-core", "athena-nn", "athena-optim"} <= set(PACKAGES)
+    assert {"athena-compress", "athena-core", "athena-meta", "athena-nn", "athena-optim"} <= set(PACKAGES)

@@ -1,0 +1,8 @@
+"""Few-shot learning: the MAML family, metric learners, episodes, and data that needs no download.
+
+Names load on first use: importing this package imports no torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
