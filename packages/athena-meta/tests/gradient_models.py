@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,13 +14,16 @@ from torch.func import functional_call
 from athena_meta import Episodes
 
 DOUBLE = torch.float64
-#: Every way of computing the same thing.
-WAYS = (
+#: Every way of computing the same thing, for learners that keep no inner steps.
+EXPLICIT_WAYS = (
     {"mode": "vmap"},
     {"mode": "vmap", "chunk_size": 2},
     {"mode": "vmap", "memory_budget": 10**9},
     {"mode": "loop"},
     {"mode": "auto"},
+)
+WAYS = (
+    *EXPLICIT_WAYS,
     {"mode": "vmap", "checkpoint_steps": True},
     {"mode": "loop", "checkpoint_steps": True},
 )
@@ -90,3 +97,34 @@ def assert_slope(learner, episodes, *, step: float = 1e-5) -> None:
             parameter.add_(along, alpha=step)
     slope = sum((gradient * along).sum() for gradient, along in zip(found, direction, strict=True))
     torch.testing.assert_close(slope, (values[0] - values[1]) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def train(
+    meta: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: Iterable[int],
+    *,
+    after: Callable[[Any], None] | None = None,
+) -> None:
+    """Outer steps on the same episodes, each with the random numbers of its number."""
+    for step in steps:
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        meta.loss(classes()).backward()  # type: ignore[operator]
+        optimizer.step()
+        if after:
+            after(meta)
+
+
+def saved(*parts: Any) -> io.BytesIO:
+    """The states of these as a file."""
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in parts], file)
+    file.seek(0)
+    return file
+
+
+def restore(file: io.BytesIO, *parts: Any) -> None:
+    """Give fresh ones the states of a file, which may hold tensors and primitives only."""
+    for part, state in zip(parts, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)

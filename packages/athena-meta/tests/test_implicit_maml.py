@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import copy
-import io
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from gradient_models import DOUBLE, assert_slope, classes, curves, gradients, mlp, normed
+from gradient_models import (
+    DOUBLE,
+    EXPLICIT_WAYS,
+    assert_slope,
+    classes,
+    curves,
+    gradients,
+    mlp,
+    normed,
+    restore,
+    saved,
+    train,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -20,14 +31,6 @@ from athena_core import NotFinite
 from athena_meta import MAML, ElementwiseDescent, Episodes, ImplicitMAML, InnerAdam
 from athena_meta._conjugate_gradient import conjugate_gradient
 from athena_meta._saved_bytes import peak_saved_bytes
-
-WAYS = (
-    {"mode": "vmap"},
-    {"mode": "vmap", "chunk_size": 2},
-    {"mode": "vmap", "memory_budget": 10**9},
-    {"mode": "loop"},
-    {"mode": "auto"},
-)
 
 
 class Point(nn.Module):
@@ -41,7 +44,7 @@ class Point(nn.Module):
         return self.point.expand(len(x), -1)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 def test_a_quadratic_has_the_exact_gradient(way):
     r"""With L = (w - c)'H(w - c)/2 the minimum is c + (H + l)^-1 l (w - c), and so is its derivative."""
     size, strength = 4, 0.7
@@ -97,7 +100,7 @@ def dense(network, episodes, *, strength, lr, steps):
     return torch.stack(losses).mean(), [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 def test_every_way_is_the_dense_solve(way):
     network, episodes = mlp(), classes()
     loss, expected = dense(network, episodes, strength=2.0, lr=0.1, steps=4)
@@ -122,7 +125,7 @@ def test_each_step_of_the_solver_brings_the_gradient_nearer():
         assert after < before / 4
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 @pytest.mark.parametrize("adapted", ["*", "3.*", "0.weight"])
 def test_the_slope_is_that_of_differences(adapted, way):
     """At a converged minimum, for adapted parameters and those that only the outer loss reaches."""
@@ -269,22 +272,12 @@ def test_resuming_is_going_on():
         meta = ImplicitMAML(mlp(), inner_lr=0.1)
         return meta, torch.optim.Adam(meta.parameters(), lr=0.05)
 
-    def train(meta, optimizer, steps):
-        for step in steps:
-            torch.manual_seed(step)
-            optimizer.zero_grad()
-            meta.loss(classes()).backward()
-            optimizer.step()
-
     meta, optimizer = made()
     train(meta, optimizer, range(2))
-    file = io.BytesIO()
-    torch.save([meta.state_dict(), optimizer.state_dict()], file)
-    file.seek(0)
+    file = saved(meta, optimizer)
     train(meta, optimizer, range(2, 4))
     fresh, other = made()
-    for part, state in zip((fresh, other), torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(state)
+    restore(file, fresh, other)
     train(fresh, other, range(2, 4))
     torch.testing.assert_close(fresh.state_dict(), meta.state_dict())
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import torch
 import torch.nn.functional as F
-from gradient_models import WAYS, assert_slope, classes, curves, gradients, mlp, normed
+from gradient_models import WAYS, assert_slope, classes, curves, gradients, mlp, normed, restore, saved, train
 from torch import nn
 from torch.func import functional_call
 
@@ -214,25 +213,14 @@ def test_resuming_is_going_on():
         )
         return meta, torch.optim.Adam(meta.parameters(), lr=0.05)
 
-    def train(meta, optimizer, epochs):
-        for epoch in epochs:
-            torch.manual_seed(epoch)
-            optimizer.zero_grad()
-            meta.loss(classes()).backward()
-            optimizer.step()
-            meta.advance()
-
     meta, optimizer = made()
-    train(meta, optimizer, range(1))
-    file = io.BytesIO()
-    torch.save([meta.state_dict(), optimizer.state_dict()], file)
-    file.seek(0)
-    train(meta, optimizer, range(1, 4))
+    train(meta, optimizer, range(1), after=MAMLPlusPlus.advance)
+    file = saved(meta, optimizer)
+    train(meta, optimizer, range(1, 4), after=MAMLPlusPlus.advance)
     fresh, other = made()
-    for part, state in zip((fresh, other), torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(state)
+    restore(file, fresh, other)
     assert int(fresh.epoch) == 1
-    train(fresh, other, range(1, 4))
+    train(fresh, other, range(1, 4), after=MAMLPlusPlus.advance)
     torch.testing.assert_close(fresh.state_dict(), meta.state_dict())
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import torch
 import torch.nn.functional as F
-from gradient_models import classes, curves, gradients, mlp, normed
+from gradient_models import EXPLICIT_WAYS, classes, curves, gradients, mlp, normed, restore, saved, train
 from torch.func import functional_call
 
 from athena_core import NotFinite
@@ -16,13 +15,6 @@ from athena_meta import Descent, InnerAdam, InnerMomentum, Reptile
 from athena_meta._saved_bytes import peak_saved_bytes
 
 LR = 0.1
-WAYS = (
-    {"mode": "vmap"},
-    {"mode": "vmap", "chunk_size": 2},
-    {"mode": "vmap", "memory_budget": 10**9},
-    {"mode": "loop"},
-    {"mode": "auto"},
-)
 ADAM = {"betas": (0.0, 0.999)}
 
 
@@ -48,7 +40,7 @@ def plain_reptile(network, episodes, optimizer_of, *, steps=3, loss=F.cross_entr
     return torch.stack(losses).mean(), [torch.stack(parts).mean(0) for parts in zip(*moved, strict=True)]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 @pytest.mark.parametrize(
     ("inner", "optimizer_of"),
     [
@@ -110,7 +102,7 @@ def test_predictions_adapt_to_the_support_set_alone():
     torch.testing.assert_close(meta.predict(episodes)[0], own(episodes.query_x[0]).detach())
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 def test_minibatches_are_the_same_in_every_way(way):
     """Seven steps of three of the fourteen examples: each example once before any comes again."""
     network, episodes = mlp(), classes(tasks=3)
@@ -154,7 +146,7 @@ def test_a_minibatch_of_all_is_no_minibatch():
         torch.testing.assert_close(gradients(meta, episodes), gradients(plain, episodes), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", EXPLICIT_WAYS, ids=str)
 def test_a_persistent_state_is_one_optimizer_for_all_tasks(way):
     """Pitfall 12: one Adam for all tasks, while weights start anew; evaluation leaves it alone."""
     network, episodes = mlp(), classes(tasks=4)
@@ -194,7 +186,7 @@ def test_a_persistent_state_is_one_optimizer_for_all_tasks(way):
 def test_a_persistent_state_is_the_mean_of_the_tasks_in_every_way():
     network, episodes = mlp(), classes(tasks=3)
     states = []
-    for way in WAYS:
+    for way in EXPLICIT_WAYS:
         meta = Reptile(network, inner=InnerMomentum(LR), persistent=True, **way)
         meta.loss(episodes)
         states.append(meta.persistent.state_dict())
@@ -217,22 +209,12 @@ def test_resuming_is_going_on(persistent):
         meta = Reptile(mlp(), inner=inner, inner_steps=2, minibatch=3, persistent=persistent, mode="vmap")
         return meta, torch.optim.Adam(meta.parameters(), lr=0.05)
 
-    def train(meta, optimizer, steps):
-        for step in steps:
-            torch.manual_seed(step)
-            optimizer.zero_grad()
-            meta.loss(classes()).backward()
-            optimizer.step()
-
     meta, optimizer = made()
     train(meta, optimizer, range(2))
-    file = io.BytesIO()
-    torch.save([meta.state_dict(), optimizer.state_dict()], file)
-    file.seek(0)
+    file = saved(meta, optimizer)
     train(meta, optimizer, range(2, 4))
     fresh, other = made()
-    for part, state in zip((fresh, other), torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(state)
+    restore(file, fresh, other)
     train(fresh, other, range(2, 4))
     torch.testing.assert_close(fresh.state_dict(), meta.state_dict(), rtol=0, atol=0)
 
