@@ -5,19 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from athena_meta._class_folders import existing_folder
 from athena_meta._example_images import write_example_image
-from athena_meta._few_shot_dataset import Transform
-from athena_meta._image_files import ImageFiles, Reading, Unreadable
-from athena_meta._split_folders import split_listing
-
-REMEDY = (
-    "Get train.csv, val.csv and test.csv from https://github.com/twitter-research/meta-learning-lstm (folder "
-    "data/miniImagenet), and put the images they name, of ImageNet's ILSVRC 2012, in `images` there."
-)
+from athena_meta._split_folders import SplitFolders
 
 
-class MiniImageNet(ImageFiles):
+class MiniImageNet(SplitFolders):
     """64 classes to train, 16 to validate and 20 to test, 600 images each, ``(3, 84, 84)``.
 
     Read are ``train.csv``, ``val.csv`` and ``test.csv`` with lines ``filename,label`` beside a folder
@@ -42,19 +34,11 @@ class MiniImageNet(ImageFiles):
     MiniImageNet(8 images of 2 classes, 3x84x84)
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        split: str = "train",
-        *,
-        size: int = 84,
-        unreadable: Unreadable = "raise",
-        cache: bool = False,
-        transform: Transform | None = None,
-    ) -> None:
-        root = existing_folder(folder, REMEDY)
-        reading = Reading(size=size, unreadable=unreadable, cache=cache)
-        super().__init__(root, split_listing(root, split, REMEDY), reading, transform=transform)
+    REMEDY = (
+        "Get train.csv, val.csv and test.csv from https://github.com/twitter-research/meta-learning-lstm "
+        "(folder data/miniImagenet), and put the images they name, of ImageNet's ILSVRC 2012, in `images` "
+        "there."
+    )
 
     @staticmethod
     def write_example(folder: Path | str) -> None:

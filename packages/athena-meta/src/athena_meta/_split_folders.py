@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import ClassVar
 
-from athena_meta._class_folders import class_folder_listing
+from athena_meta._class_folders import class_folder_listing, existing_folder
+from athena_meta._few_shot_dataset import Transform
+from athena_meta._image_files import ImageFiles, Reading, Unreadable
 
 # The names under which a part of a published data set is found.
 NAMES = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
@@ -69,3 +72,23 @@ def _table_listing(root: Path, table: Path, remedy: str) -> list[tuple[Path, str
             )
         listing.append((root / "images" / place, label))
     return listing
+
+
+class SplitFolders(ImageFiles):
+    """Colour images of 84x84 in such a layout; a subclass says in ``REMEDY`` where its files come from."""
+
+    REMEDY: ClassVar[str]
+
+    def __init__(
+        self,
+        folder: Path | str,
+        split: str = "train",
+        *,
+        size: int = 84,
+        unreadable: Unreadable = "raise",
+        cache: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
+        root = existing_folder(folder, self.REMEDY)
+        reading = Reading(size=size, unreadable=unreadable, cache=cache)
+        super().__init__(root, split_listing(root, split, self.REMEDY), reading, transform=transform)

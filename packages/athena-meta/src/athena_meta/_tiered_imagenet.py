@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from athena_meta._class_folders import existing_folder
 from athena_meta._example_images import write_example_image
-from athena_meta._few_shot_dataset import Transform
-from athena_meta._image_files import ImageFiles, Reading, Unreadable
-from athena_meta._split_folders import split_listing
-
-REMEDY = (
-    "Get the lists of classes from https://github.com/renmengye/few-shot-ssl-public, and put the class "
-    "folders of ImageNet's ILSVRC 2012 in folders `train`, `val` and `test` there."
-)
+from athena_meta._split_folders import SplitFolders
 
 
-class TieredImageNet(ImageFiles):
+class TieredImageNet(SplitFolders):
     """351 classes to train, 97 to validate and 160 to test, of 20, 6 and 8 kinds, ``(3, 84, 84)``.
 
     Read are folders ``train``, ``val`` and ``test`` of class folders, or tables as for :class:`MiniImageNet`.
@@ -38,19 +30,10 @@ class TieredImageNet(ImageFiles):
     TieredImageNet(8 images of 2 classes, 3x28x28)
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        split: str = "train",
-        *,
-        size: int = 84,
-        unreadable: Unreadable = "raise",
-        cache: bool = False,
-        transform: Transform | None = None,
-    ) -> None:
-        root = existing_folder(folder, REMEDY)
-        reading = Reading(size=size, unreadable=unreadable, cache=cache)
-        super().__init__(root, split_listing(root, split, REMEDY), reading, transform=transform)
+    REMEDY = (
+        "Get the lists of classes from https://github.com/renmengye/few-shot-ssl-public, and put the class "
+        "folders of ImageNet's ILSVRC 2012 in folders `train`, `val` and `test` there."
+    )
 
     @staticmethod
     def write_example(folder: Path | str) -> None:
