@@ -57,15 +57,13 @@ class Executed(NamedTuple):
     text: str
 
 
-def execute(recipe: Recipe, folder: Path, *, cut: int = 0, seed: int = 3, width: int = 160) -> Executed:
-    """Run a recipe on the CPU, in a new folder or going on in one.
+def execute(recipe: Recipe, folder: Path, *, cut: int = 0) -> Executed:
+    """Run a recipe on the CPU with seed 3, in a new folder or going on in one.
 
     Args:
         recipe: with the options to test.
         folder: of the run.
         cut: the step after which it is interrupted, as by `CutRun`; 0: it runs to its end.
-        seed: of the run.
-        width: of the lines that it prints.
 
     Raises athena_core.Interrupted if it was cut.
 
@@ -80,8 +78,8 @@ def execute(recipe: Recipe, folder: Path, *, cut: int = 0, seed: int = 3, width:
     >>> execute(Count(steps=3), Path(tempfile.mkdtemp()) / "run").final
     {'last': 3}
     """
-    console = Console(record=True, width=width, file=io.StringIO())
-    with CutRun(folder, cut=cut, device="cpu", seed=seed, console=console) as run:
+    console = Console(record=True, width=160, file=io.StringIO())
+    with CutRun(folder, cut=cut, device="cpu", seed=3, console=console) as run:
         final = dict(recipe.run(run))
         run.finish(final)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -12,15 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 
 _PROCESSES = 2
+_PATIENCE = 240  # seconds, until both are killed
 
 
-def run_in_two_processes(program: str | Path, folder: Path, *, timeout: float = 240) -> dict[str, str]:
+def run_in_two_processes(program: str | Path, folder: Path) -> dict[str, str]:
     """Start a program twice, and return what failed in either process, by the name of the check.
 
     Args:
         program: a Python file, which calls `take_part`.
         folder: an empty one, for what the processes tell each other.
-        timeout: seconds until both are killed.
 
     Raises AssertionError, with what was printed, for a process that ended otherwise than by its last check.
 
@@ -43,7 +43,7 @@ def run_in_two_processes(program: str | Path, folder: Path, *, timeout: float = 
     ]
     failed: dict[str, str] = {}
     try:
-        errors = [program.communicate(timeout=timeout)[1] for program in programs]
+        errors = [program.communicate(timeout=_PATIENCE)[1] for program in programs]
     finally:
         for started in programs:
             started.kill()
