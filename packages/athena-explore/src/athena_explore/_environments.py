@@ -1,0 +1,34 @@
+"""The names by which Gymnasium makes these environments."""
+
+from __future__ import annotations
+
+_ROWS = (  # name, file, steps until an episode is truncated
+    ("DeepSea", "_deep_sea", None),
+    ("NoisyTVMaze", "_noisy_tv_maze", 200),
+    ("SparseMountainCar", "_sparse_mountain_car", 200),
+)
+
+
+def register_environments() -> None:
+    """Let ``gymnasium.make`` and ``make_vec`` know `DeepSea`, `NoisyTVMaze` and `SparseMountainCar`.
+
+    Importing `athena_explore.environments` does so too, and so does naming it in the id:
+    ``"athena_explore.environments:athena/DeepSea-v0"``. Since 1.0 Gymnasium loads no plugins by itself.
+
+    >>> import gymnasium as gym
+    >>> register_environments()
+    >>> env = gym.make_vec("athena/DeepSea-v0", 4, size=20)
+    >>> env.observation_space.shape
+    (4, 400)
+    """
+    import gymnasium as gym
+
+    for name, file, time_limit in _ROWS:
+        environment_id, target = f"athena/{name}-v0", f"athena_explore.{file}:{name}"
+        if environment_id not in gym.registry:
+            gym.register(
+                environment_id,
+                f"{target}Env",
+                vector_entry_point=f"{target}VectorEnv",
+                max_episode_steps=time_limit,
+            )

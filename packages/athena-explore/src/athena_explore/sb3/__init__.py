@@ -1,0 +1,15 @@
+"""Stable-Baselines3 with intrinsic rewards, by one argument. Needs the extra ``sb3``.
+
+Names load on first use: importing this module imports neither torch nor Stable-Baselines3.
+"""
+
+from importlib.util import find_spec
+
+import lazy_loader
+
+if find_spec("stable_baselines3") is None or find_spec("sb3_contrib") is None:
+    raise ImportError(
+        "`athena_explore.sb3` needs stable-baselines3 and sb3-contrib: run `pip install athena-explore[sb3]`."
+    )
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
