@@ -20,4 +20,5 @@ def test_conformance(check: Check) -> None:
 
 
 def test_the_packages_of_the_main_job_are_there() -> None:
-    assert {"athena-compress", "athena-core", "athena-meta", "athena-nn", "athena-optim"} <= set(PACKAGES)
+    names = ("compress", "core", "explore", "meta", "nn", "optim")
+    assert {f"athena-{name}" for name in names} <= set(PACKAGES)
