@@ -1,9 +1,9 @@
 """Stable-Baselines3's PPO with a bonus, beside PPO alone: wall time of the same number of steps.
 
-Eight CartPole environments, cheap enough that nothing hides the bonus. The bar of RND of 2 x 64,
-with one epoch of 4 minibatches, is 85 % of PPO's speed. RND of 2 x 256 has PPO's own epochs and
-minibatches; its bar is 1.1 times what PPO and the bare steps of its networks take. These are timed
-by themselves: the same perceptrons, batches and Adam in a plain loop.
+Eight CartPole environments, cheap enough that nothing hides the bonus. The bar of RND of 2 x 64, with one
+epoch of 4 minibatches, is 85 % of PPO's speed. RND of 2 x 256 has PPO's own epochs and minibatches; its bar
+is 1.1 times what PPO and the bare steps of its networks take. These are timed by themselves: the same
+perceptrons, batches and Adam in a plain loop.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class _Trial:
 
     def draw(self, dtype: torch.dtype, seed: int = 0) -> list[tuple[Any, ...]]:
         assert self.samples is not None, f"{self.op.name} has no samples; give `op` some, or `kernel_checks`"
-        generator = torch.Generator(self.kernel.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)  # the same samples for every device
         return list(self.samples(self.kernel.device, dtype, generator))
 
     def one(self, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
