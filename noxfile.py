@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent
 CORE = "athena-core"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 WITH_ORACLES = [name for name in PACKAGES if (ROOT / "packages" / name / "tests" / "oracles").is_dir()]
-SB3 = ["stable-baselines3", "sb3-contrib"]
+RL = ["stable-baselines3", "sb3-contrib", "torchrl", "tensordict"]
 WHEELS: dict[str, str] = {}
 
 nox.options.default_venv_backend = "venv"
@@ -100,7 +100,7 @@ def oracles(session: nox.Session, package: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """Test what needs several packages."""
-    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling", "scikit-learn", *SB3])
+    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling", "scikit-learn", *RL])
     session.run("pytest", str(ROOT / "integration"), *session.posargs)
 
 
@@ -116,7 +116,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, and that pyright looked at every source file."""
     also = ["pyright[nodejs]", "matplotlib", "tensorboard", "pytest", "nox", "scikit-learn", "onnxscript"]
-    also += [*SB3, "torchrl", "tensordict"]
+    also += RL
     # From the checkout: a class of a wheel is another one than that of the file which is looked at.
     editable = [part for name in PACKAGES for part in ("-e", str(ROOT / "packages" / name))]
     session.install("-q", "-c", "constraints.txt", *editable, *also)
@@ -134,7 +134,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    install(session, *PACKAGES, also=["sphinx", "myst-parser", "furo", "matplotlib", "pytest", *SB3])
+    install(session, *PACKAGES, also=["sphinx", "myst-parser", "furo", "matplotlib", "pytest", *RL])
     output = ROOT / "docs" / "_build"
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", str(output))
     session.log(f"built {output / 'index.html'}")

@@ -18,8 +18,8 @@ def documentation(package: str, readme: Path) -> list[Check]:
     """The checks that what a package shows its users is there and runs, each with its name.
 
     The Python blocks of the README run in one namespace, in order; so do the examples of every
-    module's docstrings; and every public class and function has an example. What is public, a
-    package's ``__all__`` says, and so on in the modules that it exports; of one without
+    module's docstrings; and every public class and function has an example. Public modules are those
+    without an underscore in their names; what is public in one, its ``__all__`` says; of one without
     ``__all__``, all that it defines under a name without an underscore is.
 
     Args:
@@ -43,12 +43,11 @@ def documentation(package: str, readme: Path) -> list[Check]:
 
 
 def public_modules(module: ModuleType) -> Iterator[ModuleType]:
-    """A module, and the modules inside it that its ``__all__`` exports, and so on."""
+    """A module, then those inside it whose names have no underscore in front, and so on."""
     yield module
-    for name in getattr(module, "__all__", ()):
-        value = getattr(module, name)
-        if isinstance(value, ModuleType) and value.__name__ == f"{module.__name__}.{name}":
-            yield from public_modules(value)
+    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        if not found.name.startswith("_"):
+            yield from public_modules(importlib.import_module(f"{module.__name__}.{found.name}"))
 
 
 def public_names(module: ModuleType) -> list[str]:
