@@ -127,28 +127,36 @@ def final(result: dict[str, Any]) -> float:
 def best(environment: str, folder: Path) -> str:
     """The candidate with the highest mean return over the whole of training, of those that `tune` tried."""
     results = json.loads((folder / f"{environment}-tune.json").read_text())["results"]
-    return max(results, key=lambda name: np.nan_to_num([one["curve"] for one in results[name]]).mean())
+    missing = [name for name in CANDIDATES if len(results.get(name, [])) < len(TUNING_SEEDS)]
+    if missing:
+        print(f"{environment}: `tune` did not finish {', '.join(missing)}; the best is taken of the others.")
+    return max(results.keys() - set(missing), key=lambda name: curves(results[name]).mean())
+
+
+def curves(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The curves of runs in the order of their seeds; before an episode ended, the return is 0."""
+    return np.nan_to_num([one["curve"] for one in sorted(rows, key=lambda one: one["seed"])])
 
 
 def report(environment: str, arms: dict[str, list[dict[str, Any]]], folder: Path) -> None:
-    """The table of interquartile means and of the difference from PPO alone, and the curves."""
+    """The table of interquartile means, the differences from PPO alone on the same seeds, and the curves."""
     from athena_core import figures, stats
 
-    scores, curves = {}, {}
-    for name, rows in arms.items():
-        rows.sort(key=lambda one: one["seed"])
-        scores[name] = np.array([final(one) for one in rows])
-        every = np.nan_to_num(np.array([one["curve"] for one in rows]))  # no episode ended: no return yet
-        frames = np.arange(1, POINTS + 1) / POINTS
-        curves[name] = (frames, stats.learning_curve(every, rng=0))
-        estimate, low, high = stats.bootstrap_interval(scores[name], rng=0)
-        runs = np.round(scores[name], 2).tolist()
-        print(f"{environment} {name}: IQM {estimate:.3f} [{low:.3f}, {high:.3f}], {runs}")
-    for name in scores.keys() - {"PPO alone"}:
-        gain = stats.paired_difference(scores[name], scores["PPO alone"], rng=0)
-        print(f"{environment} {name} over PPO: {gain.estimate:.3f} [{gain.low:.3f}, {gain.high:.3f}]")
-    labels = {"x_label": "frames (M)", "y_label": "return"}
-    figures.save(figures.learning_curves(curves, **labels, title=environment), folder / f"{environment}.png")
+    frames = np.arange(1, POINTS + 1) / POINTS
+    every = {name: curves(rows) for name, rows in arms.items()}
+    for what, last in (("last tenth", LAST), ("all of training", POINTS)):
+        scores = {name: curve[:, -last:].mean(1) for name, curve in every.items()}
+        for name, values in scores.items():
+            estimate, low, high = stats.bootstrap_interval(values, rng=0)
+            runs = np.round(values, 2).tolist()
+            print(f"{environment} {name}, {what}: IQM {estimate:.3f} [{low:.3f}, {high:.3f}], {runs}")
+        for name in scores.keys() - {"PPO alone"}:
+            gain = stats.paired_difference(scores[name], scores["PPO alone"], rng=0)
+            ends = f"[{gain.low:.3f}, {gain.high:.3f}]"
+            print(f"{environment} {name} over PPO, {what}: {gain.estimate:.3f} {ends}")
+    bands = {name: (frames, stats.learning_curve(curve, rng=0)) for name, curve in every.items()}
+    figure = figures.learning_curves(bands, x_label="frames (M)", y_label="return", title=environment)
+    figures.save(figure, folder / f"{environment}.png")
 
 
 def main() -> None:
