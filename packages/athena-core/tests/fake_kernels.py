@@ -12,8 +12,8 @@ TABLE = torch.arange(3.0)  # a constant made on import, as many kernels have
 
 def _samples(device, dtype, generator):
     for shape in ((0, 4), (1, 1), (3, 7), (2, 5, 33), (4, 64)):
-        x = torch.randn(shape, device=device, generator=generator).to(dtype)
-        yield x, torch.randn(shape[-1], device=device, generator=generator).to(dtype), 0.5
+        x = torch.randn(shape, generator=generator).to(device, dtype)
+        yield x, torch.randn(shape[-1], generator=generator).to(device, dtype), 0.5
 
 
 def _reference(x, weight, eps=1e-6):
@@ -97,7 +97,7 @@ class Untraceable(Formula):
 
 def _list_samples(device, dtype, generator):
     for shape in ((0, 4), (1, 1), (3, 7)):
-        values = [torch.randn(shape, device=device, generator=generator).to(dtype) for _ in range(3)]
+        values = [torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3)]
         yield values, [torch.ones_like(one) for one in values], 0.5
 
 

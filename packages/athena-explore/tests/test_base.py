@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from athena_explore import (
     Memory,
     Moments,
     ObservationNormalizer,
+    PseudoCounts,
     ReturnNormalizer,
     RunningMoments,
     Scored,
+    Sum,
     Transition,
 )
 from athena_explore._bonus_laws import walk
@@ -188,6 +191,14 @@ def test_memory_moves_with_its_module() -> None:
     assert memory.get("floats") is None
 
 
+def test_memory_holds_no_more_than_what_was_put_in() -> None:
+    memory, rollout = Memory(), torch.rand(1000, 4)
+    memory["last"] = rollout[-1]
+    rollout[-1] = 0
+    assert memory["last"].untyped_storage().nbytes() == 16
+    assert memory["last"].all()
+
+
 def test_dropout_draws_from_the_bonus_alone() -> None:
     one, other = (Noisy(VECTOR, ACTIONS, seed=5) for _ in range(2))
     rollout = walk(6, 2)
@@ -219,8 +230,91 @@ def test_a_growing_bonus_warns_once_with_its_value() -> None:
 def test_a_bonus_that_is_no_number_raises() -> None:
     bonus = Given(VECTOR, ACTIONS)
     bonus.value = float("nan")
-    with pytest.raises(FloatingPointError, match="the bonus of Given is nan"):
+    with pytest.raises(FloatingPointError, match=r"the bonus of Given must be finite; got nan\. Lower"):
         bonus.update(walk(3, 2))
+
+
+def test_a_bonus_that_is_no_number_enters_nothing() -> None:
+    class Remembering(Given):
+        def _commit(self, transition: Transition, after: object) -> None:
+            last = self.memory.get("rollouts")
+            self.memory["rollouts"] = torch.ones(()) if last is None else last + 1
+
+    bonus = Remembering(VECTOR, ACTIONS, normalize="return")
+    bonus.update(walk(3, 2))
+    before = bonus.normalizer.moments.value
+    before = [moment.clone() for moment in before]
+    bonus.value = float("inf")
+    with pytest.raises(FloatingPointError, match="got inf"):
+        bonus.update(walk(3, 2))
+    assert float(bonus.memory["rollouts"]) == 1
+    torch.testing.assert_close(list(bonus.normalizer.moments.value), before, rtol=0, atol=0)
+
+
+def test_rows_that_only_reset_do_not_warn() -> None:
+    class Huge(Given):
+        def _score(self, transition: Transition) -> Scored:
+            return Scored(torch.where(transition.valid, 1.0, torch.inf))
+
+    rollout = walk(3, 2)
+    valid = torch.tensor([[True, True], [True, False], [True, True]])
+    bonus = Huge(VECTOR, ACTIONS)
+    padded = replace(rollout, valid=valid)
+    assert bonus.score(padded).tolist() == valid.float().tolist()
+    bonus.update(padded)
+
+
+def test_rewards_of_the_wrong_shape_are_refused() -> None:
+    class Narrow(Bonus):
+        def _score(self, transition: Transition) -> Scored:
+            return Scored(torch.zeros(transition.shape[0], 1))
+
+        def _score_samples(self, samples: Transition) -> torch.Tensor:
+            return torch.zeros(len(samples.terminated), 1)
+
+    bonus, rollout = Narrow(VECTOR, ACTIONS), walk(4, 2)
+    with pytest.raises(ValueError, match=r"`_score` of Narrow must.*\(4, 2\); got \(4, 1\)\. Give"):
+        bonus.score(rollout)
+    with pytest.raises(ValueError, match=r"`_score_samples` of Narrow must.*\(8,\); got \(8, 1\)\. Give"):
+        bonus.score_samples(rollout.flat())
+    normalizer, valid = ReturnNormalizer(), torch.ones(4, 2, dtype=torch.bool)
+    for wrong in (torch.ones(2, 4), torch.ones(4), torch.ones(4, 2, 1)):
+        with pytest.raises(ValueError, match=r"`rewards` must have the shape of `valid`.*\(4, 2\); got"):
+            normalizer(wrong, valid)
+    normalizer.commit(normalizer(torch.ones(4, 2), valid)[1])
+    with pytest.raises(ValueError, match=r"`rewards` must be of 2 environments.*got 3\. Call"):
+        normalizer(torch.ones(4, 3), torch.ones(4, 3, dtype=torch.bool))
+
+
+def test_errors_take_one_line_also_of_spaces_with_many_bounds() -> None:
+    bounds = np.arange(1, 61, dtype=np.float32)
+    space, ends = spaces.Box(-bounds, bounds), torch.zeros(1, 1, dtype=torch.bool)
+    other = Given(space, spaces.Discrete(4))
+    narrow = torch.zeros(1, 1, 3)
+    bonus = Given(space, ACTIONS)
+    for refused in (
+        lambda: bonus.score(Transition(narrow, torch.zeros(1, 1), narrow, ends, ends)),
+        lambda: bonus.load_state_dict(other.state_dict()),
+        lambda: Given(spaces.Dict({"x": spaces.Sequence(space)}), ACTIONS),
+        lambda: Sum(space, ACTIONS, parts=[other]),
+    ):
+        with pytest.raises(ValueError, match=r"; got .*\. [A-Z]") as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_kind_names_what_is_missing() -> None:
+    with pytest.raises(RuntimeError, match=r"Missing key.*net\.0\.weight"):
+        Noisy(VECTOR, ACTIONS).load_state_dict(Given(VECTOR, ACTIONS).state_dict())
+
+
+def test_a_refused_checkpoint_changes_nothing() -> None:
+    space, zero, ends = spaces.Discrete(5), torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.bool)
+    bonus, other = PseudoCounts(space, ACTIONS), PseudoCounts(space, spaces.Discrete(2))
+    other.update(Transition(zero, zero, zero, ends, ends))
+    with pytest.raises(ValueError, match="the checkpoint must be of a bonus of the spaces"):
+        bonus.load_state_dict(other.state_dict())
+    assert not bonus.counts.any()
 
 
 def test_what_is_not_supported_is_named() -> None:
@@ -237,8 +331,11 @@ def test_actions_outside_their_space_are_refused() -> None:
     wrong = Transition(
         rollout.obs, rollout.action + 5, rollout.next_obs, rollout.terminated, rollout.truncated
     )
-    with pytest.raises(ValueError, match=r"`action` must lie in Discrete\(3\); got [5-7]"):
+    with pytest.raises(ValueError, match=r"`action` must lie in Discrete\(3\); got [5-7]\. Mend"):
         Given(VECTOR, ACTIONS).score(wrong)
+    bits, ends = torch.full((1, 1, 2), 2), torch.zeros(1, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"`obs` must lie in MultiBinary\(2\); got 2\. Mend"):
+        Given(spaces.MultiBinary(2), ACTIONS).score(Transition(bits, torch.zeros(1, 1), bits, ends, ends))
 
 
 def test_a_missing_part_of_a_dictionary_is_named() -> None:

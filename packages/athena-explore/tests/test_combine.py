@@ -149,6 +149,14 @@ def test_samples_without_order_are_scored_where_all_parts_can() -> None:
         Product(VECTOR, ACTIONS, parts=[E3B, RND]).score_samples(rollout.flat())
 
 
+def test_parts_may_be_named() -> None:
+    named, classes = (Sum(VECTOR, ACTIONS, parts=parts) for parts in (["rnd", "e3b"], [RND, E3B]))
+    for seed in range(2):
+        rollout = walk(12, 2, seed=seed)
+        assert torch.equal(named.score(rollout), classes.score(rollout))
+        assert named.update(rollout) == classes.update(rollout)
+
+
 def test_bad_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="`parts` must hold at least one bonus"):
         Sum(VECTOR, ACTIONS, parts=[])

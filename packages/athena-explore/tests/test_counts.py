@@ -178,6 +178,21 @@ def test_a_checkpoint_holds_sorted_keys_and_their_counts():
     assert torch.equal(fresh.visits(rollout), bonus.visits(rollout))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bins": 8}, "of state, bins 4; got .*of state, bins 8"),
+        ({"of": "state-action"}, "got .*state-action"),
+    ],
+)
+def test_keys_of_other_options_are_refused(options: dict[str, Any], words: str):
+    space = spaces.Box(-1, 1, (2,))
+    counts = Counts(space, spaces.Discrete(3), bins=4)
+    other = Counts(space, spaces.Discrete(3), **{"bins": 4, **options})
+    with pytest.raises(ValueError, match=words):
+        counts.load_state_dict(other.state_dict())
+
+
 def test_memory_is_bounded_by_the_documented_bytes_of_a_state():
     bonus = Counts(spaces.Discrete(10**9), ACTIONS)
     for _ in range(20):

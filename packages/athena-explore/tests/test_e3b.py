@@ -111,6 +111,7 @@ def test_rewards_are_those_of_inverses_of_its_features() -> None:
     bonus.advance(transition)
     root = bonus.memory["root"]
     torch.testing.assert_close((root @ root.mT).double(), inverse, rtol=1e-4, atol=1e-4)
+    assert root.nbytes == 2 * 6 * 6 * 4  # as documented, however long episodes are
 
 
 def test_memory_starts_anew_after_either_end_and_no_other() -> None:

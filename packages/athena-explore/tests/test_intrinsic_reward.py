@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -118,20 +119,18 @@ def test_it_learns_every_so_many_steps() -> None:
     assert env.metrics["prediction_error"] > 0
 
 
-def test_evaluation_changes_nothing() -> None:
-    env = IntrinsicReward(Scripted(walk(60, 2, seed=1), SAME_STEP), "rnd", learn_every=8)
+@pytest.mark.parametrize("name", ["rnd", "e3b", "counts"])
+def test_evaluation_changes_nothing(name: str) -> None:
+    env = IntrinsicReward(Scripted(walk(60, 2, seed=1), SAME_STEP), name, learn_every=8)
     env.reset()
     for _ in range(20):
         env.step(actions_of(env))
-    before = {key: value for key, value in env.bonus.state_dict().items() if isinstance(value, torch.Tensor)}
-    before = {key: value.clone() for key, value in before.items()}
-    generator = env.bonus.generator.get_state()
+    before, generator = copy.deepcopy(env.bonus), env.bonus.generator.get_state()
     env.training = False
-    env.reset()
+    env.reset()  # forgets no episode either
     scored = [env.step(actions_of(env))[-1]["intrinsic_reward"] for _ in range(20)]
     assert np.any(scored)
-    for key, value in before.items():
-        torch.testing.assert_close(env.bonus.state_dict()[key], value, rtol=0, atol=0)
+    assert_same_state(env.bonus, before)
     assert torch.equal(generator, env.bonus.generator.get_state())
 
 
@@ -178,9 +177,10 @@ def test_statistics_from_an_environment_handed_over() -> None:
         networks = [weights.clone() for weights in env.bonus.parameters()]
         warm_up(env.bonus, source, steps=25)
         (normalizer,) = (one for one in env.bonus.modules() if isinstance(one, ObservationNormalizer))
-        seen = source.script.next_obs[:25].flatten(0, 1)
-        if learner.mode is not NEXT_STEP:  # whose rows that only reset leave fewer
-            torch.testing.assert_close(normalizer.moments[0].mean, seen.mean(0))
+        count = int(normalizer.moments[0].count) // 4
+        assert (count < 25) == (learner.mode is NEXT_STEP)  # whose rows that only reset leave fewer
+        seen = source.script.next_obs[:count].flatten(0, 1)
+        torch.testing.assert_close(normalizer.moments[0].mean, seen.mean(0))
         assert learner._place.max() == 0
         for weights, before in zip(env.bonus.parameters(), networks, strict=True):
             torch.testing.assert_close(weights, before, rtol=0, atol=0)
@@ -208,6 +208,9 @@ def test_warm_up_refuses_what_has_nothing_to_warm_up() -> None:
         warm_up(bonus, gym.make("CartPole-v1"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`steps` must be at least 1"):
         warm_up(bonus, env, steps=0)
+    rnd = RND(spaces.Box(-1, 1, (9,)), spaces.Discrete(3))
+    with pytest.raises(ValueError, match=r"`obs` must have the shape \(4, 2, 9\).*got \(4, 2, 3\)"):
+        warm_up(rnd, env, steps=4)
 
 
 def test_the_wrong_sort_of_environment_names_the_other_wrapper() -> None:
@@ -270,6 +273,17 @@ def test_gymnasiums_checker_passes(name: str) -> None:
     env.training = False
     assert env.spec.additional_wrappers[-1].kwargs["bonus"] == name
     check_env(env, skip_render_check=True)
+
+
+@pytest.mark.parametrize("bonus", ["counts", "noveld", "rnd"])
+def test_numbered_states_of_a_single_environment(bonus: str) -> None:
+    env = SingleIntrinsicReward(gym.make("FrozenLake-v1"), bonus, learn_every=4)
+    env.reset(seed=0)
+    for _ in range(20):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        assert isinstance(info["intrinsic_reward"], float)
+        if terminated or truncated:
+            env.reset()
 
 
 def test_discrete_and_dictionary_observations() -> None:

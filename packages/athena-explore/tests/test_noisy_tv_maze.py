@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
 
-from athena_explore import NoisyTVMaze, NumpyEnv, NumpyVectorEnv
+from athena_explore import (
+    ICM,
+    Bonus,
+    Counts,
+    NoisyTVMaze,
+    NumpyEnv,
+    NumpyVectorEnv,
+    StepReader,
+    stack_transitions,
+)
 
 UP, RIGHT, DOWN, LEFT, PRESS = range(5)
 
@@ -161,3 +171,32 @@ def test_agent_goal_and_screen_are_in_the_picture() -> None:
 def test_it_refuses(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NoisyTVMaze(**options)
+
+
+def kept_of_pressing(bonus: Bonus, *, noise: bool) -> float:
+    """The mean bonus of a press where the screen is seen: what random steps leave of it, as a share."""
+    env = NumpyVectorEnv(NoisyTVMaze(rooms=2, room_size=1, noise=noise), 8)
+    reader, draw, means = StepReader(env), np.random.default_rng(0), []
+    reader.reset(env.reset(seed=0)[0])
+    for _ in range(12):
+        steps = []
+        for _ in range(32):
+            action = np.where(draw.random(8) < 0.3, PRESS, draw.integers(0, 4, 8))
+            steps.append(reader.read(action, env.step(action)))
+        rollout = stack_transitions(steps)
+        pressed = rollout.valid & (rollout.action == PRESS) & rollout.obs[..., 2:].any(-1)
+        means.append(float(bonus.score(rollout)[pressed].mean()))
+        bonus.update(rollout)
+    return means[-1] / means[0]
+
+
+def test_curiosity_is_paid_for_the_television_and_counts_are_not() -> None:
+    """The short version of the learning curves: what noise leaves to be had by pressing on and on."""
+    spaces = NoisyTVMaze(rooms=2, room_size=1).observation_space, NoisyTVMaze().action_space
+
+    def by_noise(kind: Any, **options: int) -> float:
+        noisy, still = (kept_of_pressing(kind(*spaces, **options), noise=noise) for noise in (True, False))
+        return noisy / still
+
+    assert by_noise(ICM, epochs=4) > 5
+    assert by_noise(Counts, bins=32) < 2

@@ -201,3 +201,8 @@ def test_memory_is_that_of_every_value_of_a_part():
 def test_refuses_bad_options(options: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         PseudoCounts(PARTS, ACTIONS, **options)
+
+
+def test_integers_outside_of_their_range_are_outermost():
+    symbols = Symbols(spaces.Box(-1, 2, (2,), np.int64), bins=4)
+    assert symbols(torch.tensor([[-9, 9], [-1, 2], [0, 1]])).tolist() == [[0, 3], [0, 3], [1, 2]]

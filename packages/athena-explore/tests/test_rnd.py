@@ -105,6 +105,9 @@ def test_only_a_share_of_samples_trains() -> None:
     torch.testing.assert_close(mean, errors[mask].mean())
     bonus.update_proportion = 1e-9  # none is drawn: the loss is 0, not 0/0
     assert float(bonus._masked_mean(errors)) == 0
+    before = copy.deepcopy(bonus.predictor.state_dict())
+    bonus.learn(walk(30, 2))
+    torch.testing.assert_close(bonus.predictor.state_dict(), before, rtol=0, atol=0)
 
 
 def test_your_own_network_is_made_twice() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -114,6 +115,13 @@ def test_leading_axes_strides_and_chunks_change_nothing():
     wide = StateKeys(spaces.Box(0, 255, (2**17,), "uint8"))
     rows = torch.randint(0, 255, (20, 2**17), dtype=torch.uint8)
     assert torch.equal(wide(rows)[17:], wide(rows[17:]))
+
+
+def test_a_single_number_may_have_any_stride():
+    keys = StateKeys(spaces.Discrete(9))
+    one = torch.from_numpy(np.array(5)[None, None])
+    assert one.stride() == (0, 0)
+    assert keys(one).item() == keys(torch.tensor(5)).item()
 
 
 @pytest.mark.parametrize("lead", [(0,), (0, 3), (3, 0)])

@@ -161,7 +161,8 @@ def test_transfer_learners(make: Any) -> None:
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["vmap", "loop"])
+@pytest.mark.filterwarnings("ignore:tasks come one by one")  # whether vmap takes them is seen by "vmap"
+@pytest.mark.parametrize("mode", ["vmap", "loop", "auto"])
 def test_convolutions(mode: str) -> None:
     """In float32, whose convolutions the device may compute in other ways: a part in a thousand."""
     before = torch.backends.cudnn.allow_tf32

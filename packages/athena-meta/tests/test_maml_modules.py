@@ -73,6 +73,28 @@ def test_batch_norm_by_the_support_set_is_the_same_in_every_way(way):
     torch.testing.assert_close(gradients(meta, episodes), gradients(plain, episodes))
 
 
+def test_batch_norm_of_images_is_mapped_without_its_weights_on_a_gpu(monkeypatch):
+    """Where torch cannot map it with them: losses and gradients of second order stay what they are."""
+    network = nn.Sequential(
+        *(nn.Unflatten(1, (3, 1, 1)), nn.Conv2d(3, 4, 2, padding=1), nn.BatchNorm2d(4), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(16, 2)),
+    ).double()
+    nn.init.normal_(network[2].weight)
+    episodes = classes(tasks=3)
+    meta = MAML(network, inner_lr=LR, inner_steps=2, transductive=True, mode="vmap")
+    expected = gradients(meta, episodes)
+    mapped = []
+
+    def unmapped(x: torch.Tensor) -> bool:
+        mapped.append(torch._C._functorch.is_batchedtensor(x))
+        return mapped[-1]
+
+    monkeypatch.setattr("athena_meta._batch_norm._unmapped", unmapped)
+    torch.testing.assert_close(gradients(meta, episodes), expected)
+    assert mapped
+    assert all(mapped)
+
+
 @pytest.mark.parametrize("transductive", [True, False])
 def test_no_third_derivative_of_batch_norm_is_given(transductive):
     """torch's is silently wrong (pytorch#186779)."""

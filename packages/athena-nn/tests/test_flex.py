@@ -51,8 +51,10 @@ class OnItsDevice(torch.Tensor):
         return torch.device("cuda")
 
 
-def where(part: Positions, time: int = 256, width: int = 64, dropout: float = 0.0, **options) -> bool:
-    q = torch.zeros(1, 4, time, width).as_subclass(OnItsDevice)
+def where(
+    part: Positions, time: int = 256, width: int = 64, dropout: float = 0.0, dtype=None, **options
+) -> bool:
+    q = torch.zeros(1, 4, time, width, dtype=dtype).as_subclass(OnItsDevice)
     context = Context(1, time, torch.device("cpu"), **options)
     return flex_helps(part, q, context, dropout)
 
@@ -66,6 +68,8 @@ def test_it_is_taken_where_a_bias_would_be_held_on_an_accelerator():
     assert not where(alibi, time=64)
     assert not where(alibi, width=48)
     assert not where(alibi, dropout=0.1)
+    assert where(alibi, dtype=torch.bfloat16)
+    assert not where(alibi, dtype=torch.float64)  # which its Triton kernel does not compile
     assert not where(alibi, mask=causal_mask(256))
     assert not where(alibi, cache=KVCache(num_layers=1, batch=1, num_kv_heads=1, head_dim=64))
     assert not flex_helps(alibi, torch.zeros(1, 4, 256, 64), Context(1, 256, torch.device("cpu")), 0.0)

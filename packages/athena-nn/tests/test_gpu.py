@@ -1,7 +1,7 @@
 """Models, decoding and ops on a CUDA device: what the CPU computes, and where the host need not wait.
 
 Angles of rotary positions and slopes are computed in float32, whose last digit differs between devices: so
-float64 models agree to `CLOSE`, and the tokens they choose are equal.
+float64 models agree to `CLOSE` or `ROTARY`, and the tokens they choose are equal.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ pytestmark = [
 ]
 DEVICE = "cuda"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+#: Where every frequency differs by its last digit in float32, on the CPU, logits near 5 move by 8e-6, and
+#: gradients near 6 by 1e-4 (24 tokens; an H200 moved logits by 1.3e-6).
+ROTARY = {"rtol": 1e-5, "atol": 1e-5}
+ROTARY_GRADIENTS = {"rtol": 1e-5, "atol": 2e-4}
 FLOAT32 = {"rtol": 1e-3, "atol": 1e-4}  # sums of a few hundred terms, in another order
 POSITIONS: dict[str, Callable[[], nn.Module]] = {
     "none": NoPositions,
@@ -112,23 +116,23 @@ def test_forward_and_backward(name: str) -> None:
     here, there = pair(make(name, norm_first=name != "learned", qk_norm="rms" if name == "rotary" else None))
     tokens = torch.randint(50, (3, 24))
     real = torch.arange(24) >= torch.tensor([[0], [5], [20]])  # padded on the left
-    assert_alike(
-        there(tokens.to(DEVICE), padding=real.to(DEVICE))[real.to(DEVICE)], here(tokens, padding=real)[real]
-    )
+    tolerance, of_gradients = (ROTARY, ROTARY_GRADIENTS) if name.startswith("rotary") else (CLOSE, CLOSE)
+    ours = there(tokens.to(DEVICE), padding=real.to(DEVICE))[real.to(DEVICE)]
+    assert_alike(ours, here(tokens, padding=real)[real], **tolerance)
     losses = [
         model.loss(*to((tokens[:, :-1], tokens[:, 1:]), device), padding=real[:, :-1].to(device))
         for model, device in ((there, DEVICE), (here, "cpu"))
     ]
-    assert_alike(losses[0], losses[1])
+    assert_alike(losses[0], losses[1], **tolerance)
     for loss in losses:
         loss.backward()
-    assert_gradients(there, here)
+    assert_gradients(there, here, **of_gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["alibi", "relative-bias", "rotary", "shaw"])
 def test_long_passes(name: str, dtype: torch.dtype) -> None:
-    """Of 200 tokens: where positions are a bias, FlexAttention takes them on this device."""
+    """Of 200 tokens: where positions are a bias, FlexAttention takes them on this device, below float64."""
     here, there = pair(make(name, window=150).to(dtype))
     tokens = torch.randint(50, (2, 200))
     for model, device in ((here, "cpu"), (there, DEVICE)):

@@ -356,6 +356,7 @@ def test_meta_takes_the_general_path(weights: torch.dtype | None) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
 @torch.no_grad()
 def test_an_accelerator_agrees_with_the_cpu(weights: torch.dtype | None, tokens: Tensor) -> None:
     prepared = prepare_for_decoding(Words(), dtype=weights)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from cases import CASES, OPTIMIZERS, draw_gradients, make_parameters
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.lr_scheduler import ExponentialLR
+
+from athena_optim import SAM, AdamW, Lamb, Lion, Lookahead
 
 SHAPES = [(7, 5), (5,), (7, 5), (3, 2)]
 GRADIENT_STEPS = [case for case in CASES if not case.closure]
@@ -82,6 +85,44 @@ def test_inductor_agrees(case):
     bound = max(1e-5, case.precision)
     for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a, b, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [AdamW, Lion, partial(Lamb, normalize_gradients=True), lambda params, **o: Lookahead(AdamW(params, **o))],
+    ids=["adamw", "lion", "lamb", "lookahead"],
+)
+def test_a_compiled_step_says_that_it_was_skipped(make):
+    """The choice is the host's, so it breaks the graph."""
+    params = make_parameters(torch.float32, SHAPES[:2])
+    optimizer = make(params, lr=torch.tensor(0.01), nonfinite="skip")
+    give(params, 0)
+    optimizer.step()
+    step = torch.compile(optimizer.step, backend="eager")
+    for number, bad in enumerate([False, True, False]):
+        give(params, number)
+        if bad:
+            params[0].grad[0, 0] = torch.nan
+        before = deepcopy(params)
+        step()
+        assert optimizer.skipped is bad
+        assert bad == all(map(torch.equal, params, before))
+
+
+def test_a_compiled_step_of_sam_without_closure():
+    params = make_parameters(torch.float32, SHAPES[:2])
+    twins = deepcopy(params)
+    ours, theirs = (SAM(Lion(each, lr=torch.tensor(0.01))) for each in (params, twins))
+    compiled = torch.compile(ours.step, backend="eager")
+    for number in range(4):
+        for optimizer, weights, step in ((ours, params, compiled), (theirs, twins, theirs.step)):
+            give(weights, number)
+            optimizer.perturb()
+            give(weights, number + 10)
+            optimizer.restore()
+            step()
+    for a, b in zip(params, twins, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def give(params, step: int) -> None:

@@ -231,11 +231,13 @@ def test_stochastic_rounding_is_right_on_average_and_repeats() -> None:
 
 def test_rounding() -> None:
     values = torch.tensor([1.0, 1.0 + 1 / 512, float("inf"), float("nan")], device=DEVICE).repeat(10_000)
-    rounded = round_stochastically(values, torch.Generator().manual_seed(0)).float().view(-1, 4)
+    rounded = round_stochastically(values, torch.Generator(DEVICE).manual_seed(0)).float().view(-1, 4)
     assert (rounded[:, 0] == 1).all()
     assert rounded[:, 1].mean().item() == pytest.approx(1 + 1 / 512, abs=3e-4)
     assert rounded[:, 2].isinf().all()
     assert rounded[:, 3].isnan().all()
+    with pytest.raises(ValueError, match="must be on the device of `values`"):
+        round_stochastically(values, torch.Generator())
 
 
 SCALED = {

@@ -11,8 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from athena_optim import AdamW, round_stochastically
+from athena_optim._adamw_wide import _take_changes
 from athena_optim._buckets import PIECE
 
 SHAPES = [(PIECE + 3,), (7, 5), (), (0,)]
@@ -238,6 +241,71 @@ def test_nans_of_any_bits_stay_nans(bits):
     """A CUDA device's NaN has all bits set, to which noise would add a carry."""
     values = torch.full((64,), bits, dtype=torch.int32).view(torch.float32)
     assert torch.isnan(round_stochastically(values, torch.Generator())).all()
+
+
+def test_rounding_needs_a_generator_of_the_device():
+    with FakeTensorMode():
+        values = torch.ones(3, device="cuda")
+    with pytest.raises(
+        ValueError, match=r"`generator` must be on the device of `values`, cuda:0; got one on cpu"
+    ):
+        round_stochastically(values, torch.Generator())
+
+
+class Draws(TorchFunctionMode):
+    """Counts the calls that draw."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.randint
+        return func(*args, **(kwargs or {}))
+
+
+def test_small_tensors_are_rounded_together():
+    """In one row, each by its own count of steps, and whatever its layout."""
+    shapes = [(5,), (), (0,), (3, 4, 2, 2), (7, 3)]
+    params = [nn.Parameter(torch.randn(shape).to(torch.bfloat16)) for shape in shapes]
+    params[3].data = params[3].data.to(memory_format=torch.channels_last)
+    params[4].data = params[4].data.T.contiguous().T
+    exact = [nn.Parameter(p.detach().float()) for p in params]
+    ours, theirs = AdamW(params, lr=0.01, precision="stochastic"), AdamW(exact, lr=0.01)
+    for step in range(3):
+        for p, q in zip(params, exact, strict=True):
+            if step or p.shape != (5,):  # the first comes a step later
+                p.grad = torch.randn(p.shape).to(torch.bfloat16)
+                q.grad = p.grad.float()
+        with Draws() as draws:
+            ours.step()
+        theirs.step()
+        assert draws.count == 3  # of weights and two moments
+    assert [ours.state[p]["step"].item() for p in params] == [2.0, 3.0, 3.0, 3.0, 3.0]
+    for p, q in zip(params, exact, strict=True):  # three roundings of a part in 128, of weights up to 4
+        torch.testing.assert_close(p.float(), q, rtol=3 / 128, atol=3e-3)
+
+
+@pytest.mark.parametrize("foreign", [0.0, 0.5])
+def test_masters_of_a_device_are_mended_together(foreign):
+    """As one by one on the CPU, the device being a name alone."""
+    masters = [torch.randn(shape) for shape in [(3, 2), (), (0,), (2, 3, 2, 2)]]
+    masters[3] = masters[3].to(memory_format=torch.channels_last)
+    params = [m.to(torch.bfloat16) + foreign for m in masters]
+    expected = [m.clone() for m in masters]
+    _take_changes(expected, params)
+    ours = [m.clone().as_subclass(OnADevice) for m in masters]
+    _take_changes(ours, params)
+    for one, other in zip(ours, expected, strict=True):
+        assert torch.equal(one.as_subclass(torch.Tensor), other)
+    if foreign:
+        assert all(torch.equal(m, p.float()) for m, p in zip(expected, params, strict=True))
+
+
+class OnADevice(torch.Tensor):
+    """Says that it is on an accelerator, and is on the CPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
 
 
 def test_rounding_needs_float32():

@@ -9,7 +9,10 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from athena_optim import ScheduleFreeAdamW
 
@@ -265,6 +268,33 @@ def test_refuses_options_outside_their_ranges(options, name):
         ScheduleFreeAdamW([nn.Parameter(torch.zeros(1))], **options)
     with pytest.raises(ValueError, match=name):
         ScheduleFreeAdamW([{"params": nn.Parameter(torch.zeros(1)), **options}])
+
+
+class NoCopies(TorchDispatchMode):
+    """Forbids ops that take numbers of the host's memory to a device, which a CUDA graph cannot capture."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        devices = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
+        copies = func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        assert not (copies and "cpu" in devices), (func, devices)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["number", "tensor", "tensor on the host"])
+def test_a_capturable_step_copies_nothing_from_the_host(kind):
+    """Of fake tensors, which have a device and no values."""
+    with FakeTensorMode():
+        param = nn.Parameter(torch.ones(3, device="cuda"))
+        optimizer = ScheduleFreeAdamW([param], warmup_steps=3, r=1.0, capturable=True)
+        if kind != "number":  # only now: whether it is below 0 is asked of the values
+            place = "cuda" if kind == "tensor" else "cpu"
+            optimizer.param_groups[0]["lr"] = torch.tensor(0.1, device=place)
+        for _ in range(2):
+            param.grad = torch.ones_like(param)
+            optimizer.step()
+        with NoCopies():
+            optimizer.step()
+        assert all(one.device.type == "cuda" for one in optimizer.state[param].values())
 
 
 def test_refuses_lists_when_capturable():

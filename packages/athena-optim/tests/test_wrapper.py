@@ -25,6 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from athena_core import Component
 from athena_optim import SAM, AdamW, CentralizedGradients, Lookahead, evaluation_weights
+from athena_optim._notes import Notes
 from athena_optim._wrapper import Wrapper
 from athena_optim._wrapper_laws import wrapper_checks
 
@@ -61,7 +62,7 @@ class Uninitialised(Plain):
 
     def __init__(self, optimizer):
         self.__dict__["optimizer"] = optimizer
-        self.skipped = False
+        self._notes = Notes()
 
 
 class Copying(Plain):

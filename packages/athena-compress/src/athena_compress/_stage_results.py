@@ -70,7 +70,7 @@ def peak_bytes(model: nn.Module, inputs: Tensor) -> int:
     tensors = list(_tensors(model))  # all alive, so that their addresses differ
     held = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's start and stop are no news
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         model(inputs)
     level = peak = 0
     for event in sorted(profiler.events() or (), key=lambda event: event.time_range.end):

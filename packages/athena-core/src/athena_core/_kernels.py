@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
@@ -137,7 +138,9 @@ def forget(op: Op | None = None) -> None:
     with _lock:
         for one in OPS.values() if op is None else [op]:
             one.claims = None
-            one.installed.clear()  # a library takes its registrations with it
+            for library in one.installed.values():  # each takes its registrations with it
+                library._destroy()  # which torch 2.11's finalizer leaves in torch.ops, to be called no more
+            one.installed.clear()
             one.refused.clear()
             one.overload._dispatch_cache.clear()
 
@@ -234,7 +237,7 @@ def _register(op: Op, offer: KernelOffer) -> torch.library.Library:
     def forward(keys: Any, *args: Any) -> Any:
         if keys.raw_repr() == plain:  # nobody else, such as a tracer or conj(), has a say
             return run(*args)
-        if opaque is not None and is_compiling():
+        if opaque is not None and _tracing():
             return opaque(*args)
         return op.overload.redispatch(keys & _AFTER_AUTOGRAD, *args)
 
@@ -245,7 +248,7 @@ def _register(op: Op, offer: KernelOffer) -> torch.library.Library:
             _disabled.get()
             or _transforms_active()
             or forward_ad._current_level >= 0
-            or (not kernel.compiled and is_compiling())
+            or (not kernel.compiled and _tracing())
             or (supports is not None and not supports(*args))
         ):
             return op.reference(*args)
@@ -265,6 +268,11 @@ def _register(op: Op, offer: KernelOffer) -> torch.library.Library:
     library.impl(name, below, device_key)
     library.impl(name, above, autograd_key, with_keyset=True)
     return library
+
+
+def _tracing() -> bool:
+    """Whether a compiler is at work; torch 2.11's `is_compiling` says so to what Dynamo traces alone."""
+    return is_compiling() or TracingContext.try_get() is not None
 
 
 def _bumping(run: Callable[..., Any], mutated: tuple[int, ...]) -> Callable[..., Any]:

@@ -35,6 +35,7 @@ def op(
         reference: the op in plain torch, with the schema's parameters, names and defaults.
         samples: from a device type, a dtype and a generator, argument tuples that
             `athena_core.testing.kernel_checks` tries on every kernel: odd and empty sizes among them.
+            The generator is the host's: draw there, then ``.to(device, dtype)``.
 
     Raises ValueError if the schema and the reference disagree, if a result aliases an argument, or if
     another module has defined the op. The same module may define it again, as when it is reloaded.

@@ -38,6 +38,7 @@ from ._go_explore_round import Snapshots as Snapshots
 from ._go_explore_round import return_then_explore as return_then_explore
 from ._icm import ICM as ICM
 from ._intrinsic_reward import IntrinsicReward as IntrinsicReward
+from ._latest_frame import LatestFrame as LatestFrame
 from ._learned_hash import LearnedHash as LearnedHash
 from ._memory import Memory as Memory
 from ._moments import Moments as Moments

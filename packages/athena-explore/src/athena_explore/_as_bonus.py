@@ -40,7 +40,10 @@ def as_bonus(
     options = dict(options or {})
     if isinstance(choice, Bonus):
         if options:
-            raise TypeError(f"options are for a bonus that is still to be made; got {sorted(options)}.")
+            raise TypeError(
+                f"options are for a bonus that is still to be made; got {sorted(options)}. Give them where "
+                "it is made."
+            )
         return choice
     if isinstance(choice, str):
         return create("bonus", choice, observation_space, action_space, **{**defaults, **options})
@@ -49,6 +52,7 @@ def as_bonus(
     made = choice(observation_space, action_space, **options) if callable(choice) else choice
     if not isinstance(made, Bonus):
         raise TypeError(
-            f"`bonus` must be a name, a `Bonus` class, a function that makes one, or a `Bonus`; got {made!r}."
+            "`bonus` must be a name, a `Bonus` class, a function that makes one, or a `Bonus`; "
+            f'got {made!r}. Take "rnd".'
         )
     return made

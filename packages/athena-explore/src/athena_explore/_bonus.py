@@ -6,7 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from athena_explore._memory import Memory
 from athena_explore._return_normalizer import Filtered, ReturnNormalizer
-from athena_explore._spaces import check, leaves
+from athena_explore._spaces import check, leaves, one_line
 from athena_explore._transition import Transition
 
 Normalization = Literal["return", "none"]
@@ -40,7 +40,7 @@ def check_training(*, lr: float, epochs: int, minibatches: int) -> None:
         raise ValueError(f"`lr` must be a positive number; got {lr}. Take 1e-3.")
     for name, value in (("epochs", epochs), ("minibatches", minibatches)):
         if value < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {value}.")
+            raise ValueError(f"`{name}` must be at least 1; got {value}. Leave it out.")
 
 
 class _Result(NamedTuple):
@@ -101,7 +101,7 @@ class Bonus(nn.Module, ABC):
         for space, name in ((observation_space, "observation_space"), (action_space, "action_space")):
             list(leaves(space, name))  # refuses what is not supported
         if normalize not in ("return", "none"):
-            raise ValueError(f'`normalize` must be "return" or "none"; got {normalize!r}.')
+            raise ValueError(f'`normalize` must be "return" or "none"; got {normalize!r}. Take "none".')
         self.observation_space, self.action_space = observation_space, action_space
         self.generator = torch.Generator().manual_seed(seed)
         self.normalizer = ReturnNormalizer(gamma=gamma) if normalize == "return" else None
@@ -143,12 +143,12 @@ class Bonus(nn.Module, ABC):
         """Let counts, memories of episodes and the scale of the rewards know of transitions ``(T, N)``."""
         result = self._result(transition)
         self._forget_result()
+        self._check_growth(result.raw.rewards[result.here.valid])  # before anything is made known
         self._n_envs = transition.shape[1]
-        with torch.no_grad():
+        with self._mode(training=self.training), torch.no_grad():
             self._commit(result.here, result.raw.after)
-        if self.normalizer is not None and result.normalized is not None:
-            self.normalizer.commit(result.normalized)
-        self._warn_of_growth(result.raw.rewards)
+            if self.normalizer is not None and result.normalized is not None:
+                self.normalizer.commit(result.normalized)
 
     def learn(self, transition: Transition) -> dict[str, float]:
         """Train networks and statistics on transitions, in any order and of any number of environments."""
@@ -156,7 +156,7 @@ class Bonus(nn.Module, ABC):
         self._forget_result()
         if not len(samples.terminated):
             return {}
-        with self.own_random(), torch.enable_grad(), self._mode(training=True):
+        with self._mode(training=True), self.own_random(), torch.enable_grad():
             return self._learn(samples)
 
     def score_samples(self, samples: Transition) -> Tensor:
@@ -174,9 +174,9 @@ class Bonus(nn.Module, ABC):
         samples = self._checked(samples)
         if not self.ready:
             return torch.zeros(samples.shape, device=samples.device)
-        with torch.no_grad(), self._mode(training=False):
-            rewards = self._score_samples(samples)
-        rewards = self.normalizer.scale(rewards) if self.normalizer is not None else rewards
+        with self._mode(training=False), torch.no_grad():
+            rewards = self._shaped(self._score_samples(samples), samples.shape, "_score_samples")
+            rewards = self.normalizer.scale(rewards) if self.normalizer is not None else rewards
         return torch.where(samples.valid, rewards, 0)
 
     def clear_episodes(self) -> None:
@@ -199,7 +199,7 @@ class Bonus(nn.Module, ABC):
     @contextmanager
     def own_random(self) -> Iterator[None]:
         """Let torch draw from this bonus's generator inside the block, and leave the global one as it was."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
         kind = self.device.type
         others = [] if kind == "cpu" else [self.device]
         with torch.random.fork_rng(others, device_type="cuda" if kind == "cpu" else kind):
@@ -218,7 +218,7 @@ class Bonus(nn.Module, ABC):
     def minibatches(self, count: int, *, epochs: int, minibatches: int) -> Iterator[Tensor]:
         """Indices of ``count`` rows, shuffled in each epoch and cut into as many parts."""
         for _ in range(epochs):
-            order = torch.randperm(count, generator=self.generator).to(self.device)
+            order = torch.randperm(count, generator=self.generator, device="cpu").to(self.device)
             yield from (part for part in order.chunk(minibatches) if len(part))
 
     def _result(self, transition: Transition) -> _Result:
@@ -238,17 +238,20 @@ class Bonus(nn.Module, ABC):
                 "Call `clear_episodes()` when the environments are others."
             )
         here = self._checked(transition)
-        with torch.no_grad(), self._mode(training=False):
+        with self._mode(training=False), torch.no_grad():
             raw = self._score(here) if self.ready else Scored(torch.zeros(here.shape, device=here.device))
-        if raw.rewards.shape != here.shape:
-            raise ValueError(
-                f"`_score` of {type(self).__name__} must give rewards of the shape {tuple(here.shape)}; got "
-                f"{tuple(raw.rewards.shape)}. Give one for each step and environment."
-            )
-        rewards, normalized = raw.rewards, None
-        if self.normalizer is not None and self.ready:
-            rewards, normalized = self.normalizer(rewards, here.valid)
+            rewards, normalized = self._shaped(raw.rewards, here.shape, "_score"), None
+            if self.normalizer is not None and self.ready:
+                rewards, normalized = self.normalizer(rewards, here.valid)
         return _Result(transition, here, raw, torch.where(here.valid, rewards, 0), normalized)
+
+    def _shaped(self, rewards: Tensor, shape: torch.Size, method: str) -> Tensor:
+        if rewards.shape != shape:
+            raise ValueError(
+                f"`{method}` of {type(self).__name__} must give rewards of the shape {tuple(shape)}; got "
+                f"{tuple(rewards.shape)}. Give one for each row."
+            )
+        return rewards
 
     def _checked(self, transition: Transition) -> Transition:
         """On this device, after a look at shapes and values."""
@@ -259,11 +262,14 @@ class Bonus(nn.Module, ABC):
 
     @contextmanager
     def _mode(self, *, training: bool) -> Iterator[None]:
-        before = self.training
+        """Train or not, in full precision and outside of inference mode, whatever surrounds the call."""
+        before, kind = self.training, self.device.type
         if before is not training:  # going through all modules takes as long as a small step
             self.train(training)
+        mixed = torch.is_autocast_enabled(kind)
         try:
-            yield
+            with torch.inference_mode(False), torch.autocast(kind, enabled=False) if mixed else nullcontext():
+                yield
         finally:
             if before is not training:
                 self.train(before)
@@ -271,12 +277,12 @@ class Bonus(nn.Module, ABC):
     def _forget_result(self) -> None:
         self._latest = None
 
-    def _warn_of_growth(self, rewards: Tensor) -> None:
+    def _check_growth(self, rewards: Tensor) -> None:
         largest = float(rewards.abs().max()) if rewards.numel() else 0.0
         if not math.isfinite(largest):
             raise FloatingPointError(
-                f"the bonus of {type(self).__name__} is {largest}; lower its learning rate or normalise the "
-                "observations."
+                f"the bonus of {type(self).__name__} must be finite; got {largest}. Lower its learning rate "
+                "or normalise the observations."
             )
         if largest > GROWN and not self._warned:
             self._warned = True
@@ -288,29 +294,47 @@ class Bonus(nn.Module, ABC):
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
-            "spaces": self._spaces(),
+            "spaces": self._saved_with(),
             "generator": self.generator.get_state(),
             "environments": self._n_envs,
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
         }
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        if state["spaces"] != self._spaces():
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        """Refuse the checkpoint of other spaces before any of it is taken over."""
+        own = self._saved_with()
+        saved = state_dict.get(f"{prefix}_extra_state", {}).get("spaces", own)
+        if saved != own:
             raise ValueError(
-                f"the checkpoint must be of a bonus of the spaces {self._spaces()}; got {state['spaces']}. "
-                "Make the bonus from the spaces that it was saved with."
+                f"the checkpoint must be of a bonus of the spaces {own}; got {saved}. Make the bonus "
+                "from what it was saved with."
             )
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         self._forget_result()
         self.generator.set_state(state["generator"].cpu())
         self._n_envs = state["environments"]
-        if self.optimizer is not None:
+        if self.optimizer is not None and state["optimizer"] is not None:  # None of another kind of bonus
             self.optimizer.load_state_dict(state["optimizer"])
 
+    def _saved_with(self) -> str:
+        """What a checkpoint must agree in, where shapes do not tell."""
+        return self._spaces()
+
     def _spaces(self) -> str:
-        return f"{self.observation_space}, {self.action_space}"
+        return f"{one_line(self.observation_space)}, {one_line(self.action_space)}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **options: Any) -> Self:
         self._forget_result()
+        dtype = fn(torch.empty(0, device=self.device)).dtype
+        if dtype.itemsize < 4:
+            raise TypeError(
+                f"`dtype` of a bonus must be float32 or float64; got {dtype}. Leave it in float32: half "
+                "precision around it, by `torch.autocast` for instance, does not reach it."
+            )
         super()._apply(fn, *args, **options)
         for parameter, state in self.optimizer.state.items() if self.optimizer is not None else ():
             for name, value in state.items():

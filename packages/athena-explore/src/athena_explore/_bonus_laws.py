@@ -139,8 +139,10 @@ def _updates_in_two_halves(target: BonusFactory) -> None:
     rollout = walk(20, 2, seed=1)
     one, other, third = (example_bonus(target) for _ in range(3))
     one.update(rollout)
-    other.advance(rollout)
-    other.learn(rollout)
+    for half in (other.advance, other.learn):
+        other.score(rollout)
+        half(rollout)
+        _close(other.score(rollout), other.score(rollout.map(torch.clone)), "an old answer is given again")
     third.score(rollout)
     third.update(rollout)
     assert_same_state(one, other)
@@ -201,6 +203,30 @@ def _knows_episodes_or_not(target: BonusFactory) -> None:
         _close(rewards[:, n : n + 1], alone, "an environment's episodes depend on another's")
 
 
+def _takes_environments_as_more_steps(target: BonusFactory) -> None:
+    rollout = walk(20, 3, seed=1, together=False)
+    in_a_row = rollout.map(lambda tensor: tensor.flatten(0, 1)[:, None])
+    one, other = example_bonus(target), example_bonus(target)
+    if one.episodic:
+        return
+    one.normalizer = other.normalizer = None  # its filter is each environment's own
+    for bonus in (one, other):
+        bonus.clear_episodes()
+    _close(one.score(rollout).flatten(), other.score(in_a_row).flatten(), "3 x 20 and 1 x 60 steps differ")
+    one.advance(rollout)
+    other.advance(in_a_row)
+    one.clear_episodes()
+    other.clear_episodes()  # else the number of environments differs
+    assert_same_state(one, other)
+
+
+def _takes_a_scale(target: BonusFactory) -> None:
+    assert target(VECTOR, ACTIONS, normalize="none").normalizer is None, "`normalize` is not handed on"
+    scaled = target(VECTOR, ACTIONS, normalize="return", gamma=0.25).normalizer
+    assert scaled is not None, "`normalize` is not handed on"
+    assert scaled.gamma == 0.25, "`gamma` is not handed on"
+
+
 def _goes_on_from_a_checkpoint(target: BonusFactory) -> None:
     bonus = example_bonus(target)
     bonus.update(walk(20, 2, seed=1))
@@ -225,7 +251,9 @@ def _leaves_global_randomness_alone(target: BonusFactory) -> None:
     bonus = example_bonus(target)
     bonus.score(walk(20, 2, seed=1))
     bonus.update(walk(20, 2, seed=1))
-    assert torch.equal(torch.get_rng_state(), before[0]), "torch's global generator moved"
+    assert torch.equal(torch.get_rng_state(), before[0]), (
+        "torch's global generator moved: draw inside `with self.own_random():`"
+    )
     assert random.getstate() == before[1], "Python's global generator moved"
     assert np.array_equal(_numpy_keys(), before[2]), "NumPy's global generator moved"
 
@@ -244,9 +272,12 @@ def _takes_other_spaces(target: BonusFactory) -> None:
     for name, (observation_space, action_space) in OTHER_SPACES.items():
         bonus = target(observation_space, action_space)
         rollout = sampled(observation_space, action_space, 6, 2)
-        bonus.update(rollout)
-        rewards = bonus.score(rollout)
-        bonus.update(rollout)
+        try:
+            bonus.update(rollout)
+            rewards = bonus.score(rollout)
+            bonus.update(rollout)
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise AssertionError(f"{name}: {error}") from error
         assert rewards.shape == (6, 2), f"{name}: the rewards have the shape {tuple(rewards.shape)}"
         assert bool(rewards.isfinite().all()), f"{name}: rewards are not finite"
 
@@ -299,6 +330,8 @@ def bonus_checks(component: Component, target: BonusFactory) -> Iterator[Check]:
         "rows that only reset enter nothing": _ignores_rows_that_only_reset,
         "termination and truncation clear alike": _takes_both_ends_alike,
         "it knows episodes, each environment's own, or none": _knows_episodes_or_not,
+        "N environments of T steps are one of N x T, without episodes": _takes_environments_as_more_steps,
+        "its rewards are scaled where asked": _takes_a_scale,
         "it goes on from a checkpoint": _goes_on_from_a_checkpoint,
         "global randomness is left alone": _leaves_global_randomness_alone,
         "no gradient gets out": _lets_no_gradient_out,

@@ -11,10 +11,11 @@ import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
 
+from athena_explore._as_bonus import as_bonus
 from athena_explore._bonus import Bonus, Normalization, Scored
 from athena_explore._transition import Transition
 
-Part = Bonus | Callable[..., Bonus]  # a factory is called with the two spaces and a `seed`
+Part = str | Bonus | Callable[..., Bonus]  # a factory is called with the two spaces and a `seed`
 
 
 class Combination(Bonus):
@@ -25,8 +26,8 @@ class Combination(Bonus):
 
     Args:
         observation_space, action_space, normalize, gamma: see `Bonus`; these are of the combined reward.
-        parts: made bonuses of the same spaces, or classes or functions that make one of
-            ``(observation_space, action_space, seed=...)``.
+        parts: made bonuses of the same spaces, names of components of the kind ``bonus``, or classes or
+            functions that make one of ``(observation_space, action_space, seed=...)``.
         seed: seeds of the parts that are made here are drawn from it.
 
     Raises ValueError for a part that has other spaces, or that stands there twice.
@@ -53,7 +54,7 @@ class Combination(Bonus):
     ) -> None:
         super().__init__(observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma)
         if not parts:
-            raise ValueError("`parts` must hold at least one bonus; got none.")
+            raise ValueError("`parts` must hold at least one bonus; got none. Give a class.")
         self.parts = nn.ModuleList(self._made(part, index) for index, part in enumerate(parts))
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(
@@ -74,12 +75,13 @@ class Combination(Bonus):
 
     def _made(self, part: Part, index: int) -> Bonus:
         if not isinstance(part, Bonus):
-            seed = int(torch.randint(2**31, (), generator=self.generator))
-            return part(self.observation_space, self.action_space, seed=seed)
+            seed = int(torch.randint(2**31, (), generator=self.generator, device="cpu"))
+            both = self.observation_space, self.action_space
+            return as_bonus(part, *both, seed=seed) if isinstance(part, str) else part(*both, seed=seed)
         if (part.observation_space, part.action_space) != (self.observation_space, self.action_space):
             raise ValueError(
-                f"`parts[{index}]` must be of the spaces {self.observation_space}, {self.action_space}; got "
-                f"{part.observation_space}, {part.action_space}. Give its class, and it is made here."
+                f"`parts[{index}]` must be of the spaces {self._spaces()}; got {part._spaces()}. Give its "
+                "class, and it is made here."
             )
         return part
 
@@ -123,10 +125,11 @@ class _Weighted(Combination):
         self.weights = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
         if len(self.weights) != len(parts):
             raise ValueError(
-                f"`weights` must hold one for each of {len(parts)} parts; got {len(self.weights)}."
+                f"`weights` must hold one for each of {len(parts)} parts; got {len(self.weights)}. Leave "
+                "them out to have 1 for each."
             )
         if not all(0 <= weight < math.inf for weight in self.weights):
-            raise ValueError(f"`weights` must be finite and at least 0; got {self.weights}.")
+            raise ValueError(f"`weights` must be finite and at least 0; got {self.weights}. Take 1.")
 
 
 class Sum(_Weighted):

@@ -95,9 +95,9 @@ class CountBonus(Bonus):
     ) -> None:
         super().__init__(observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma)
         if of not in ("state", "state-action"):
-            raise ValueError(f'`of` must be "state" or "state-action"; got {of!r}.')
+            raise ValueError(f'`of` must be "state" or "state-action"; got {of!r}. Take "state".')
         if form not in ("sqrt", "ucb", "mbie-eb"):
-            raise ValueError(f'`form` must be "sqrt", "ucb" or "mbie-eb"; got {form!r}.')
+            raise ValueError(f'`form` must be "sqrt", "ucb" or "mbie-eb"; got {form!r}. Take "sqrt".')
         if not 0 < beta < float("inf"):
             raise ValueError(f"`beta` must be a positive number; got {beta}. Take 0.05.")
         self.of, self.form, self.beta = of, form, beta
@@ -146,6 +146,9 @@ class CountBonus(Bonus):
         """Train the network, of a bonus that has one; the number of distinct states, and its metrics."""
         metrics = super().learn(transition) if self.optimizer is not None else {}
         return {**metrics, "states": float(len(self.table))}
+
+    def _saved_with(self) -> str:
+        return f"{super()._saved_with()}, of {self.of}, bins {self.actions.bins}"
 
     def _bonus(self, visits: Tensor, times: Tensor) -> Tensor:
         bonus = visits.float().rsqrt()

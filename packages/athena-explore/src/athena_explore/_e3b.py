@@ -48,7 +48,7 @@ def elliptical(features: Tensor, done: Tensor, root: Tensor, *, ridge: float) ->
     >>> bonus.flatten()
     tensor([1.0000, 0.5000])
     """
-    fresh = torch.eye(features.shape[2], device=features.device) * ridge**-0.5
+    fresh = torch.eye(features.shape[2], device=features.device, dtype=features.dtype) * ridge**-0.5
     rewards = []
     root = root.clone()
     for phi, ends, any_ends in zip(features.unsqueeze(2), done, done.any(1).tolist(), strict=True):
@@ -144,7 +144,7 @@ class E3B(Bonus):
         phi = torch.where(transition.valid[..., None], phi, 0)
         root = self.memory.get("root")
         if root is None:
-            fresh = torch.eye(self.width, device=self.device) * self.ridge**-0.5
+            fresh = torch.eye(self.width, device=self.device, dtype=phi.dtype) * self.ridge**-0.5
             root = fresh.expand(environments, -1, -1)
         rewards, root = elliptical(phi, transition.done, root, ridge=self.ridge)
         return Scored(rewards, root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,9 +21,13 @@ SMALL_WINDOWS = (32, 3, 1), (64, 3, 1), (64, 3, 1)
 def multilayer(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of these widths, with ReLU between them, orthogonal by sqrt(2).
 
+    Raises ValueError for a layer without outputs.
+
     >>> multilayer([3, 4, 2])(torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
+    if min(widths[1:]) < 1:
+        raise ValueError(f"`width` and `hidden` must be at least 1; got {[*widths[1:]]}. Take 64.")
     layers: list[nn.Module] = []
     for inside, outside in itertools.pairwise(widths):
         linear = nn.Linear(inside, outside)
@@ -92,6 +97,23 @@ class Encoder(nn.Module):
         ]
         joined = torch.cat(rows, 1) if len(rows) > 1 else rows[0]
         return self.body(joined.to(self.body.get_parameter("0.weight").dtype))
+
+
+def encoder_factory(encoder: EncoderFactory | None, *, hidden: Sequence[int]) -> EncoderFactory:
+    """What makes an encoder that belongs to a bonus: `Encoder` if None.
+
+    Raises TypeError for a module, which is made already.
+
+    >>> from gymnasium import spaces
+    >>> encoder_factory(None, hidden=(8,))(spaces.Discrete(3), 4)(torch.tensor([2])).shape
+    torch.Size([1, 4])
+    """
+    if isinstance(encoder, nn.Module):
+        raise TypeError(
+            f"`encoder` must be a function of a space and a width; got the module {type(encoder).__name__}. "
+            "Pass one that makes such a module anew."
+        )
+    return encoder or functools.partial(Encoder, hidden=tuple(hidden))
 
 
 def channels_last(space: Space) -> bool:

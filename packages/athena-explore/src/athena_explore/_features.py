@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from gymnasium.spaces import Space
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from athena_explore._encoder import Encoder, EncoderFactory
+from athena_explore._encoder import EncoderFactory, encoder_factory
 from athena_explore._observation_normalizer import ObservationNormalizer
 from athena_explore._pieces import pieces
 from athena_explore._spaces import parts
@@ -60,8 +59,7 @@ class Features(nn.Module):
         if isinstance(encoder, nn.Module):
             self._theirs = (encoder,)
         else:
-            make = encoder or functools.partial(Encoder, hidden=tuple(hidden))
-            self.encoder = make(space, width)
+            self.encoder = encoder_factory(encoder, hidden=hidden)(space, width)
             if not trained:
                 self.encoder.requires_grad_(False)
 

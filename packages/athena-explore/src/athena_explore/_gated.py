@@ -56,7 +56,7 @@ class Gated(_Pair):
     ) -> None:
         super().__init__(observation_space, action_space, **options)
         if math.isnan(threshold):
-            raise ValueError(f"`threshold` must be a number; got {threshold}.")
+            raise ValueError(f"`threshold` must be a number; got {threshold}. Take 0.")
         self.threshold = threshold
 
     def _combined(self, rewards: list[Tensor]) -> Tensor:
@@ -99,7 +99,9 @@ class Modulated(_Pair):
     ) -> None:
         super().__init__(observation_space, action_space, **options)
         if not 0 <= low <= high < math.inf:
-            raise ValueError(f"`low` and `high` must be finite, 0 <= low <= high; got {low} and {high}.")
+            raise ValueError(
+                f"`low` and `high` must be finite, 0 <= low <= high; got {low} and {high}. Take 1 and 5."
+            )
         self.low, self.high = low, high
 
     def _combined(self, rewards: list[Tensor]) -> Tensor:

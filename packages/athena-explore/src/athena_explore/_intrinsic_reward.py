@@ -14,7 +14,7 @@ from athena_explore._each_step_bonus import EachStepBonus
 from athena_explore._step_reader import StepReader, VectorStep
 
 
-class IntrinsicReward(EachStepBonus, VectorWrapper[Any, Any, Any, Any, NDArray[Any]]):
+class IntrinsicReward(EachStepBonus, VectorWrapper):
     r"""A vector environment whose steps have the bonus in ``info["intrinsic_reward"]``, of shape ``(N,)``.
 
     In any autoreset mode the bonus sees the observation that each action truly led to; steps that only reset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from athena_explore._bonus import check_training
 from athena_explore._count_bonus import CountBonus, CountOptions
-from athena_explore._encoder import Encoder, EncoderFactory, multilayer
+from athena_explore._encoder import EncoderFactory, encoder_factory, multilayer
 from athena_explore._observation_normalizer import ObservationNormalizer
 from athena_explore._sim_hash import GaussianSigns
 from athena_explore._spaces import dense, dense_width, leaves, parts
@@ -86,12 +85,12 @@ class LearnedHash(CountBonus):
         check_training(lr=lr, epochs=epochs, minibatches=minibatches)
         for name, value in (("noise", noise), ("binary_weight", binary_weight)):
             if value < 0:
-                raise ValueError(f"`{name}` must be at least 0; got {value}.")
+                raise ValueError(f"`{name}` must be at least 0; got {value}. Take 0 for none.")
         self.noise, self.binary_weight = noise, binary_weight
         self.epochs, self.n_minibatches = epochs, minibatches
         self.plain = [part for _, part in leaves(observation_space)]
         self.observations = ObservationNormalizer(observation_space)
-        make = encoder or functools.partial(Encoder, hidden=tuple(hidden))
+        make = encoder_factory(encoder, hidden=hidden)
         with self.own_random():
             self.encoder = make(observation_space, width)
             self.decoder = multilayer([width, *hidden, sum(dense_width(part) for part in self.plain)])

@@ -37,7 +37,9 @@ class Memory(nn.Module):
         return self._tensors[name]
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
-        self._tensors[name] = tensor.detach()
+        tensor = tensor.detach()
+        whole = tensor.untyped_storage().nbytes() <= tensor.nbytes
+        self._tensors[name] = tensor if whole else tensor.clone()  # a view keeps, and saves, what it is of
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors

@@ -98,7 +98,7 @@ class NGU(Bonus):
         self.rnd = RND(
             observation_space,
             action_space,
-            seed=int(torch.randint(2**31, (), generator=self.generator)),
+            seed=int(torch.randint(2**31, (), generator=self.generator, device="cpu")),
             normalize="none",
             width=rnd_width,
             hidden=hidden,
@@ -117,7 +117,7 @@ class NGU(Bonus):
         r"""The factor :math:`\min(\max(\alpha, 1), L)` of observations ``(B, *shape)``."""
         _, mean, variance = self.errors.value
         known = variance > 0
-        above = (self.rnd.errors(observations) - mean) / torch.where(known, variance, 1).sqrt()
+        above = (self.rnd.errors_of_many(observations) - mean) / torch.where(known, variance, 1).sqrt()
         return torch.where(known, 1 + above, 1).clamp(1, self.largest)
 
     def _score(self, transition: Transition) -> Scored:
@@ -132,7 +132,7 @@ class NGU(Bonus):
 
     def _learn(self, samples: Transition) -> dict[str, float]:
         if self.rnd.ready:  # as they were when they were scored
-            self.errors.update(self.rnd.errors(samples.next_obs).detach())
+            self.errors.update(self.rnd.errors_of_many(samples.next_obs))
         metrics = self.rnd.learn(samples)
         self.features.update(samples.next_obs)
         losses = []

@@ -16,7 +16,7 @@ from athena_explore._encoder import EncoderFactory
 from athena_explore._episodic_counts import CountedEpisodes, EpisodicCounts
 from athena_explore._rnd import RND
 from athena_explore._state_keys import StateKeys
-from athena_explore._transition import Transition
+from athena_explore._transition import Observation, Transition
 
 
 class NovelD(Bonus):
@@ -41,7 +41,8 @@ class NovelD(Bonus):
     Raises ValueError for options outside their range.
 
     Source: Zhang et al. 2021, "NovelD: A simple yet effective exploration criterion", NeurIPS 2021. Departs
-    from it: no.
+    from it: observations are normalised as in `RND`; the state that an episode starts from is rewarded when
+    it is first come back to.
 
     >>> from gymnasium import spaces
     >>> bonus = NovelD(spaces.Discrete(9), spaces.Discrete(2))
@@ -110,8 +111,8 @@ class NovelD(Bonus):
     def _clear_episodes(self) -> None:
         self.visits.clear()
 
-    def _novelty(self, observations: Tensor) -> Tensor:
-        return (self.width * self.rnd.errors(observations)).sqrt()
+    def _novelty(self, observations: Observation) -> Tensor:
+        return (self.width * self.rnd.errors_of_many(observations)).sqrt()
 
     def _visits(self, transition: Transition) -> tuple[Tensor, CountedEpisodes]:
         return self.visits(self.keys(transition.next_obs), transition.done, transition.valid)

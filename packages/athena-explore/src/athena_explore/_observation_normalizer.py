@@ -64,5 +64,5 @@ class ObservationNormalizer(nn.Module):
             return value
         deviation = moments.variance.sqrt()
         scale = torch.where(deviation > 0, deviation, 1)
-        value = value.to(moments.mean.dtype) if value.is_floating_point() else value
+        value = value.to(moments.mean.dtype)
         return (value - moments.mean).div_(scale).clamp_(-self.clip, self.clip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from athena_explore._bonus import Bonus, Normalization, Scored
 from athena_explore._clock import Clock
-from athena_explore._encoder import Encoder, EncoderFactory
+from athena_explore._encoder import EncoderFactory, encoder_factory
 from athena_explore._transition import Transition
 
 _CHUNK = 128  # rows whose distances are held at once
@@ -81,7 +80,7 @@ class RE3(Bonus):
             raise ValueError(f"`k` must lie in [1, {capacity}], what `capacity` remembers; got {k}. Take 3.")
         self.k, self.capacity = k, capacity
         self.clock = Clock(decay=decay)
-        make = encoder or functools.partial(Encoder, hidden=tuple(hidden))
+        make = encoder_factory(encoder, hidden=hidden)
         with self.own_random():
             self.encoder = make(observation_space, width).requires_grad_(False)
 
@@ -91,15 +90,16 @@ class RE3(Bonus):
         features = self.encoder(transition.flat().next_obs)
         remembered = self._remembered(features)
         every = torch.cat([remembered, features])
-        before = torch.arange(len(features)) + len(remembered)
-        rewards = torch.zeros(valid.shape, device=valid.device)
-        rewards[valid] = self._entropies(features, every, before) * self.clock.factor(times[valid])
+        before = torch.arange(len(features), device="cpu") + len(remembered)
+        found = self._entropies(features, every, before) * self.clock.factor(times[valid])
+        rewards = found.new_zeros(valid.shape)
+        rewards[valid] = found
         return Scored(rewards, _Remembered(every[-self.capacity :], passed))
 
     def _score_samples(self, samples: Transition) -> Tensor:
         features = self.encoder(samples.next_obs)
         remembered = self._remembered(features)
-        before = torch.full((len(features),), len(remembered))
+        before = torch.full((len(features),), len(remembered), device="cpu")
         return self._entropies(features, remembered, before) * self.clock.factor(self.clock.passed)
 
     def _commit(self, transition: Transition, after: Any) -> None:  # noqa: ARG002  `after` tells all
@@ -120,7 +120,7 @@ class RE3(Bonus):
         start, stop = max(0, int(before[0]) - self.capacity), int(before[-1])
         if stop == 0:
             return features.new_zeros(len(features))
-        ages = before[:, None] - torch.arange(start, stop)  # 1 of the state visited last
+        ages = before[:, None] - torch.arange(start, stop, device="cpu")  # 1 of the state visited last
         others = ((ages < 1) | (ages > self.capacity)).to(features.device)
         # Products of matrices would be faster, and would give states distances to themselves.
         distances = torch.cdist(features, every[start:stop], compute_mode="donot_use_mm_for_euclid_dist")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,6 +158,14 @@ class Explore(Recipe):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise AthenaError(f"`{name}` must be at least 1; got {value}.")
+        for name, value, fits in (
+            ("gamma", self.gamma, 0 <= self.gamma <= 1),
+            ("lr", self.lr, 0 < self.lr < math.inf),
+            ("ent_coef", self.ent_coef, 0 <= self.ent_coef < math.inf),
+            ("hidden", list(self.hidden), all(width >= 1 for width in self.hidden)),
+        ):
+            if not fits:
+                raise AthenaError(f"`{name}` {_RANGES[name]}; got {value}.")
         if self.learner == "q-learning" and self._n_envs != 1:
             raise AthenaError(
                 f"`n_envs` must be 1 for `learner` q-learning; got {self.n_envs}. Leave it out, or take ppo."
@@ -193,6 +202,14 @@ class Explore(Recipe):
             run.print(f"no picture of the best episode: {error}")
         finally:
             env.close()
+
+
+_RANGES = {
+    "gamma": "must lie in [0, 1]",
+    "lr": "must be a positive number",
+    "ent_coef": "must be a finite number of at least 0",
+    "hidden": "must hold widths of at least 1",
+}
 
 
 def summary(record: Record, final: Mapping[str, float], *, bonus: str, share: float) -> str:

@@ -31,8 +31,11 @@ class ReturnNormalizer(nn.Module):
 
     Shape: rewards and ``valid`` are ``(T, N)``. Rows that are not valid enter nothing.
 
+    Raises ValueError for a discount outside [0, 1), and for rewards of another shape than ``valid``, or of
+    another number of environments than before.
+
     Source: Burda et al. 2018, arXiv:1810.12894, section 2.4; its authors' code for the filter. Departs from
-    it: a deviation of 0 (all rewards equal) divides by 1.
+    it: a deviation below 1e-8 (all returns equal) divides by 1.
 
     >>> normalizer = ReturnNormalizer(gamma=0.5)
     >>> rewards, valid = torch.tensor([[1.0], [1.0]]), torch.ones(2, 1, dtype=torch.bool)
@@ -51,8 +54,18 @@ class ReturnNormalizer(nn.Module):
 
     def forward(self, rewards: Tensor, valid: Tensor) -> tuple[Tensor, Filtered]:
         """The scaled rewards, their own returns counted in, and what `commit` keeps; changes nothing."""
+        if rewards.dim() != 2 or rewards.shape != valid.shape:
+            raise ValueError(
+                f"`rewards` must have the shape of `valid`, (steps, environments), {tuple(valid.shape)}; got "
+                f"{tuple(rewards.shape)}. Give one for each step and environment."
+            )
         last = self.memory.get("returns")
         last = rewards.new_zeros(rewards.shape[1]) if last is None else last
+        if len(last) != rewards.shape[1]:
+            raise ValueError(
+                f"`rewards` must be of {len(last)} environments, as before; got {rewards.shape[1]}. Call "
+                "`memory.clear()` when the environments are others."
+            )
         returns = _filtered(rewards, valid, last, gamma=self.gamma)
         moments = self.moments.value.merge(Moments.of(returns[valid]))
         return rewards / _scale(moments), Filtered(returns[-1] if len(returns) else last, moments)

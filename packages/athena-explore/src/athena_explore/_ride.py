@@ -35,7 +35,8 @@ class RIDE(Bonus):
     Raises ValueError for options outside their range.
 
     Source: Raileanu and Rocktaschel 2020, arXiv:2002.12292, section 4. Departs from it: the weights of the
-    two losses are :math:`1 - \beta` and :math:`\beta`, as in `ICM`.
+    two losses are :math:`1 - \beta` and :math:`\beta`, as in `ICM`; the state that an episode starts from is
+    no visit.
 
     >>> import torch
     >>> from gymnasium import spaces

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from athena_explore._bonus import Bonus, Normalization, Scored, check_training
-from athena_explore._encoder import Encoder, EncoderFactory
+from athena_explore._encoder import EncoderFactory, encoder_factory
 from athena_explore._observation_normalizer import ObservationNormalizer
 from athena_explore._pieces import pieces
 from athena_explore._transition import Observation, Transition
@@ -42,7 +41,9 @@ class RND(Bonus):
     Raises ValueError for options outside their range.
 
     Source: Burda et al. 2018, arXiv:1810.12894, section 2. Departs from it: the mean over features, not the
-    sum, as in its authors' code; observation statistics start from the first rollout, not from random steps.
+    sum, as in its authors' code; observation statistics start from the first rollout, not from random steps
+    (`warm_up` takes those); both networks are alike, where its authors' predictor has two more layers; of
+    stacked frames all are predicted unless ``encoder`` is `LatestFrame`.
 
     >>> from gymnasium import spaces
     >>> bonus = RND(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), normalize="none")
@@ -75,9 +76,9 @@ class RND(Bonus):
         super().__init__(observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma)
         check_training(lr=lr, epochs=epochs, minibatches=minibatches)
         if not 0 < update_proportion <= 1:
-            raise ValueError(f"`update_proportion` must lie in (0, 1]; got {update_proportion}.")
+            raise ValueError(f"`update_proportion` must lie in (0, 1]; got {update_proportion}. Take 1.")
         self.epochs, self.n_minibatches, self.update_proportion = epochs, minibatches, update_proportion
-        make = encoder or functools.partial(Encoder, hidden=tuple(hidden))
+        make = encoder_factory(encoder, hidden=hidden)
         self.observations = ObservationNormalizer(observation_space)
         with self.own_random():
             self.target = make(observation_space, width).requires_grad_(False)
@@ -98,12 +99,14 @@ class RND(Bonus):
     def _score(self, transition: Transition) -> Scored:
         steps, environments = transition.shape
         rows = tree_map(lambda tensor: tensor.flatten(0, 1), transition.next_obs)
-        return Scored(self._errors_by_pieces(rows).view(steps, environments))
+        return Scored(self.errors_of_many(rows).view(steps, environments))
 
     def _score_samples(self, samples: Transition) -> Tensor:
-        return self._errors_by_pieces(samples.next_obs)
+        return self.errors_of_many(samples.next_obs)
 
-    def _errors_by_pieces(self, observations: Observation) -> Tensor:
+    @torch.no_grad()
+    def errors_of_many(self, observations: Observation) -> Tensor:
+        """`errors` of a large batch, without gradients and in pieces, which bounds the memory it takes."""
         return torch.cat([self.errors(piece) for piece in pieces(observations)])
 
     def _learn(self, samples: Transition) -> dict[str, float]:
@@ -129,6 +132,6 @@ class RND(Bonus):
     def _masked_mean(self, errors: Tensor) -> Tensor:
         if self.update_proportion == 1:
             return errors.mean()
-        drawn = torch.rand(len(errors), generator=self.generator).to(errors.device)
+        drawn = torch.rand(len(errors), generator=self.generator, device="cpu").to(errors.device)
         mask = (drawn < self.update_proportion).to(errors.dtype)
         return (errors * mask).sum() / mask.sum().clamp(min=1)

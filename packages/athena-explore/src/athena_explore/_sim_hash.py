@@ -47,7 +47,7 @@ class GaussianSigns(nn.Module):
         self.register_buffer("values", 1 << torch.arange(bits), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return ((features @ self.projection >= 0) * self.values).sum(1)
+        return ((features.to(self.projection.dtype) @ self.projection >= 0) * self.values).sum(1)
 
 
 class SimHash(CountBonus):

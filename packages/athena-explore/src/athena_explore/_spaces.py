@@ -18,12 +18,14 @@ SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of the
 def leaves(space: Space, name: str = "observation_space") -> Iterator[tuple[str, Space]]:
     """The spaces that a Dict or Tuple is made of, in order, with their names; a plain space is its own.
 
-    Raises ValueError for a space that is not supported.
+    Raises ValueError for a space that is not supported, or has no parts.
 
     >>> box = spaces.Box(0, 1, (2,))
     >>> [name for name, _ in leaves(spaces.Dict({"a": box, "b": box}))]
     ["observation_space['a']", "observation_space['b']"]
     """
+    if isinstance(space, spaces.Dict | spaces.Tuple) and not space.spaces:
+        raise ValueError(f"`{name}` must have parts; got {space}. Give it one at least.")
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from leaves(part, f"{name}[{key!r}]")
@@ -34,7 +36,8 @@ def leaves(space: Space, name: str = "observation_space") -> Iterator[tuple[str,
         yield name, space
     else:
         raise ValueError(
-            f"`{name}` must be of {SUPPORTED}; got {space}. Wrap the environment to give one of these."
+            f"`{name}` must be of {SUPPORTED}; got {one_line(space)}. Wrap the environment to give one of "
+            "these."
         )
 
 
@@ -61,6 +64,15 @@ def rebuild(space: Space, values: Iterator[Any]) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(rebuild(part, values) for part in space.spaces)
     return next(values)
+
+
+def one_line(space: Space) -> str:
+    """A space as errors show it: arrays of many bounds would take a line for every few.
+
+    >>> len(one_line(spaces.MultiDiscrete([2] * 99)).splitlines())
+    1
+    """
+    return " ".join(str(space).split())
 
 
 def shape_of(space: Space) -> tuple[int, ...]:
@@ -111,27 +123,33 @@ def check(space: Space, value: Any, lead: torch.Size, name: str) -> None:
     try:
         pairs = list(zip(leaves(space, name), parts(space, value), strict=True))
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"`{name}` must have the parts of {space}; {error} is missing.") from error
+        raise ValueError(f"`{name}` must have the parts of {one_line(space)}; {error} is missing.") from error
     for (part, plain), tensor in pairs:
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != (*lead, *shape_of(plain)):
             got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(
-                f"`{part}` must have the shape {(*tuple(lead), *shape_of(plain))}, of {plain}; got {got}. "
-                "Give steps, environments, then the space's own axes."
+                f"`{part}` must have the shape {(*tuple(lead), *shape_of(plain))}, of {one_line(plain)}; "
+                f"got {got}. Give steps, environments, then the space's own axes."
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"`{part}` must be finite; got {_not_finite(tensor)}. Mend the environment.")
-        if isinstance(plain, spaces.Discrete | spaces.MultiDiscrete):
-            _check_range(plain, tensor, part)
+        if isinstance(plain, spaces.Discrete):
+            _check_range(plain, plain.start, plain.n, tensor, part)
+        elif isinstance(plain, spaces.MultiDiscrete):
+            _check_range(plain, plain.start, plain.nvec, tensor, part)
+        elif isinstance(plain, spaces.MultiBinary):
+            _check_range(plain, 0, 2, tensor, part)
 
 
-def _check_range(space: spaces.Discrete | spaces.MultiDiscrete, tensor: Tensor, name: str) -> None:
-    low = torch.as_tensor(space.start, device=tensor.device)
-    size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+def _check_range(space: Space, start: Any, size: Any, tensor: Tensor, name: str) -> None:
+    low = torch.as_tensor(start, device=tensor.device)
     high = low + torch.as_tensor(size, device=tensor.device)
     outside = (tensor < low) | (tensor >= high)
     if bool(outside.any()):
-        raise ValueError(f"`{name}` must lie in {space}; got {tensor[outside][0].item()}.")
+        raise ValueError(
+            f"`{name}` must lie in {one_line(space)}; got {tensor[outside][0].item()}. Mend the environment, "
+            "or make the bonus of its spaces."
+        )
 
 
 def _not_finite(tensor: Tensor) -> str:

@@ -62,7 +62,7 @@ class StateKeys(nn.Module):
         tensors = list(parts(self.space, value))
         lead = tensors[0].shape[: tensors[0].dim() - len(shape_of(self.plain[0]))]
         words = [
-            _words(self._discrete(space, tensor).reshape(*lead, *shape_of(space)), len(lead))
+            _words(self._discrete(space, tensor).reshape((*lead, *shape_of(space))), len(lead))
             for space, tensor in zip(self.plain, tensors, strict=True)
         ]
         return self._mixed(torch.cat(words, 1) if len(words) > 1 else words[0]).view(lead)
@@ -112,6 +112,8 @@ def _words(tensor: Tensor, lead: int) -> Tensor:
     rows = rows.reshape(len(rows), -1) if rows.numel() else rows.new_zeros(len(rows), 1)
     if rows.dtype == torch.uint8:
         rows = nn.functional.pad(rows, (0, -rows.shape[1] % 4))
+    if rows.stride(-1) != 1:  # also of a single number, whose stride may be any
+        rows = rows.clone(memory_format=torch.contiguous_format)
     return rows.contiguous().view(torch.int32)
 
 

@@ -26,6 +26,7 @@ class Symbols(nn.Module):
 
     Images larger than 42 rows or columns become grey (the mean of their channels), 42 x 42, of 8 levels.
     Integers in a range of at most 256 stay as they are; all other numbers are binned, as in `StateKeys`.
+    What lies outside of its range is outermost.
 
     Args:
         space: of one observation.
@@ -45,7 +46,7 @@ class Symbols(nn.Module):
     def __init__(self, space: Space, *, bins: int) -> None:
         super().__init__()
         if bins < 2:
-            raise ValueError(f"`bins` must be at least 2; got {bins}.")
+            raise ValueError(f"`bins` must be at least 2; got {bins}. Take 16.")
         self.space, self.bins = space, bins
         self.plain = [part for _, part in leaves(space)]
         sizes = np.concatenate([self._sizes_of(part) for part in self.plain])
@@ -73,12 +74,13 @@ class Symbols(nn.Module):
         if _is_large(space):
             return _grey_levels(space, value)
         if _is_small_integer(space):
-            value = value.long() - torch.as_tensor(space.low, device=value.device).long()
+            low, high = (torch.as_tensor(one, device=value.device).long() for one in (space.low, space.high))
+            value = value.long().clamp(low, high) - low
         elif isinstance(space, spaces.Box):
             value = binned(space, value, self.bins)
         elif isinstance(space, spaces.MultiDiscrete):
             value = value.long() - torch.as_tensor(space.start, device=value.device)
-        return value.long().flatten(1)
+        return value.long().unsqueeze(-1).flatten(1)  # a number without axes, too
 
 
 def _is_large(space: Space) -> bool:

@@ -14,7 +14,7 @@ Observation = Any  # a tensor, or a dictionary or tuple of observations
 
 
 def _data(value: Any) -> Tensor:
-    return torch.as_tensor(value).detach()
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)  # stays on its device
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,8 @@ class Transition:
         for name in ("obs", "action", "next_obs"):
             object.__setattr__(self, name, tree_map(_data, getattr(self, name)))
         for name in ("terminated", "truncated"):
-            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)).bool())
-        valid = torch.ones_like(self.terminated) if self.valid is None else torch.as_tensor(self.valid).bool()
+            object.__setattr__(self, name, _data(getattr(self, name)).bool())
+        valid = torch.ones_like(self.terminated) if self.valid is None else _data(self.valid).bool()
         object.__setattr__(self, "valid", valid)
         lead = self.terminated.shape
         for name in ("obs", "action", "next_obs", "truncated", "valid"):

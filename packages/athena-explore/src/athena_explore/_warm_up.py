@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from athena_explore._bonus import Bonus
 from athena_explore._observation_normalizer import ObservationNormalizer
 from athena_explore._step_reader import StepReader, stack_transitions
+from athena_explore._transition import Transition
 
 
 def warm_up(bonus: Bonus, env: VectorEnv[Any, Any, Any], *, steps: int = 50, seed: int = 0) -> None:
@@ -24,8 +25,8 @@ def warm_up(bonus: Bonus, env: VectorEnv[Any, Any, Any], *, steps: int = 50, see
         steps: of each row.
         seed: of the environment and of the actions.
 
-    Raises TypeError for a single environment, ValueError for a bonus without statistics, and for ``steps``
-    below 1.
+    Raises TypeError for a single environment, ValueError for a bonus without statistics, for ``steps`` below
+    1, and for an environment of other spaces.
 
     Source: Burda et al. 2018, arXiv:1810.12894, section 2.4. Departs from it: the environment is another.
 
@@ -48,13 +49,13 @@ def warm_up(bonus: Bonus, env: VectorEnv[Any, Any, Any], *, steps: int = 50, see
         raise ValueError(
             f"`bonus` must have statistics of observations to warm up; {type(bonus).__name__} has none."
         )
-    samples = _random_steps(env, steps, seed)
+    samples = bonus._checked(_random_steps(env, steps, seed)).flat().next_obs
     for normalizer in normalizers:
         normalizer.update(samples)
 
 
-def _random_steps(env: VectorEnv[Any, Any, Any], steps: int, seed: int) -> Any:
-    """The observations ``(B, *shape)`` that random actions led to."""
+def _random_steps(env: VectorEnv[Any, Any, Any], steps: int, seed: int) -> Transition:
+    """The transitions ``(T, N)`` of random actions."""
     reader, rows = StepReader(env), []
     reader.reset(env.reset(seed=seed)[0])
     env.action_space.seed(seed)
@@ -64,4 +65,4 @@ def _random_steps(env: VectorEnv[Any, Any, Any], steps: int, seed: int) -> Any:
             reader.reset(env.reset(options={"reset_mask": mask.copy()})[0], reset_mask=mask)
         action = env.action_space.sample()
         rows.append(reader.read(action, env.step(action)))
-    return stack_transitions(rows).flat().next_obs
+    return stack_transitions(rows)

@@ -48,6 +48,7 @@ def test_the_coefficient_follows_training() -> None:
     model.learn(160, callback=IntrinsicRewardCallback(coefficient))
     assert seen[0] == 1
     assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < 0.2
     assert model.replay_buffer.coefficient == seen[-1] ** 2
 
 

@@ -121,3 +121,8 @@ def test_the_seed_is_that_of_the_bonus_and_of_the_second_head() -> None:
         assert not torch.equal(first, other)
     chosen = IntrinsicPPO("MlpPolicy", corridors(), bonus_options={"seed": 2}, seed=1, device="cpu")
     assert torch.equal(next(iter(chosen.bonus.parameters())), targets[2])
+
+
+def test_the_bonus_is_scaled_by_returns_of_the_intrinsic_discount() -> None:
+    model = IntrinsicPPO("MlpPolicy", corridors(), intrinsic_gamma=0.7, device="cpu")
+    assert model.bonus.normalizer.gamma == 0.7

@@ -11,11 +11,17 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 
 from athena_explore import RND, Bonus, Scored, Transition
 from athena_explore._bonus_laws import assert_same_state
-from athena_explore.sb3 import IntrinsicDictReplayBuffer, IntrinsicReplayBuffer
+from athena_explore.sb3 import (
+    IntrinsicDictReplayBuffer,
+    IntrinsicHerReplayBuffer,
+    IntrinsicReplayBuffer,
+)
 
 SMALL = {"buffer_size": 600, "learning_starts": 50, "batch_size": 16, "device": "cpu", "seed": 0}
 CASES = [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1")]
@@ -191,6 +197,49 @@ def test_dictionaries() -> None:
     )
     real.learn(100)
     assert real.replay_buffer.sample(8).rewards.isfinite().all()
+
+
+class Achieved(Bonus):
+    """Gives the number of bits that the goal, as it is sampled, has set."""
+
+    def _score(self, transition: Transition) -> Scored:
+        return Scored(transition.next_obs["desired_goal"].float().sum(-1))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_hindsight_replay_adds_the_bonus_of_goals_as_they_are_sampled(normalize: bool) -> None:
+    def made(buffer: type, **bonus: Any) -> Any:
+        env: Any = DummyVecEnv([lambda: BitFlippingEnv(n_bits=4, max_steps=4)] * 2)
+        if normalize:
+            env = VecNormalize(env, norm_obs=False)
+        return model_of(DQN, env, policy="MultiInputPolicy", buffer=buffer, **bonus)
+
+    model = made(IntrinsicHerReplayBuffer, bonus=Achieved, coefficient=0.5, learn_every=16).learn(100)
+    buffer, env = model.replay_buffer, model.get_vec_normalize_env()
+    batches = []
+    for coefficient in (0.0, 0.5):
+        buffer.coefficient = coefficient
+        np.random.seed(1)
+        batches.append(buffer.sample(40, env))
+    bits = batches[1].observations["desired_goal"].float().sum(1)
+    assert len(set(bits.tolist())) > 2
+    torch.testing.assert_close(buffer.sampled, bits)
+    torch.testing.assert_close(batches[1].rewards - batches[0].rewards, 0.5 * bits[:, None])
+
+
+def test_hindsight_replay_of_coefficient_0_is_the_plain_one() -> None:
+    env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=4, max_steps=4)] * 2)
+    options = {"policy": "MultiInputPolicy", "buffer": IntrinsicHerReplayBuffer, "learn_every": 16}
+    with_bonus = model_of(DQN, env, bonus="rnd", coefficient=0, **options).learn(150)
+    env = DummyVecEnv([lambda: BitFlippingEnv(n_bits=4, max_steps=4)] * 2)
+    plain = model_of(DQN, env, policy="MultiInputPolicy", buffer=HerReplayBuffer).learn(150)
+    for one, other in zip(with_bonus.policy.parameters(), plain.policy.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_dictionary_names_the_buffers_for_it() -> None:
+    with pytest.raises(ValueError, match=r"must be no dictionary.*`IntrinsicHerReplayBuffer` for goals"):
+        model_of(DQN, BitFlippingEnv(), policy="MultiInputPolicy", buffer=IntrinsicReplayBuffer)
 
 
 @pytest.mark.parametrize("bonus", ["rnd", "icm", "counts"])

@@ -21,12 +21,14 @@ from sb3_environments import (
     Constant,
     Corridor,
     Episodes,
+    Kept,
     LastStep,
     Recording,
     corridors,
 )
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -92,6 +94,20 @@ def test_true_raw_observations_and_both_ends(wrapper: str) -> None:
     while hasattr(inside, "venv"):
         inside = inside.venv
         assert "step_wait" not in vars(inside)  # nothing was left behind
+
+
+class Known(Recording):
+    """How many rows it has learned from."""
+
+    def rewards(self, transition: Any) -> torch.Tensor:
+        return self.memory["samples"].expand(transition.shape)
+
+
+def test_a_rollout_is_scored_before_it_is_known() -> None:
+    kept, model = Kept(), IntrinsicPPO("MlpPolicy", corridors(), bonus=Known, **OPTIONS)
+    model.set_logger(Logger(None, [kept]))
+    model.learn(3 * 32)
+    assert [row["intrinsic/reward_mean"] for row in kept.rows] == [0, 32, 64]
 
 
 def test_processes() -> None:
@@ -313,6 +329,10 @@ def test_a_loss_is_for_one_call_and_none_without_returns() -> None:
     gradient = value.weight.grad
     assert gradient is not None
     policy.zero_grad()
+    policy.evaluate_actions(obs, actions)[0].sum().backward()
+    assert value.weight.grad is None
+    value.expect(torch.zeros(6))
+    value.take_loss()  # training is over: what waits is dropped
     policy.evaluate_actions(obs, actions)[0].sum().backward()
     assert value.weight.grad is None
 

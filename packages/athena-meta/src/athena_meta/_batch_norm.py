@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
@@ -49,7 +50,20 @@ class BatchNormMode(TorchFunctionMode):
 
 def by_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """By the statistics of ``x`` itself."""
+    if _unmapped(x):
+        y = F.batch_norm(x, None, None, None, None, training=True, eps=eps)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        y = y if weight is None else y * weight.reshape(shape)
+        return (y if bias is None else y + bias.reshape(shape)).to(x.dtype)
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+
+
+def _unmapped(x: Tensor) -> bool:
+    """Whether torch cannot vmap its batch norm of ``x`` with weights, which it can without.
+
+    On CUDA it is cuDNN's then, before which torch asks for the memory format, and no vmap tells it.
+    """
+    return x.device.type != "cpu" and x.ndim > 3 and is_batchedtensor(x)
 
 
 def recording(kept: list[Statistics]) -> Normalise:

@@ -177,7 +177,8 @@ def _align(layer: nn.Module, _: object) -> None:
 def _is_few(x: Tensor, in_features: int, rows: int) -> bool:
     """Whether ``x`` has 1 to ``rows`` rows and is on the CPU, of which alone the kernels' times are known.
 
-    Exported programs run elsewhere and with other sizes: they take the general path.
+    Exported programs run elsewhere and with other sizes: they take the general path. So do compiled ones
+    in torch 2.11, whose Dynamo takes `torch.compiler.is_exporting` to be always true.
     """
     if torch.compiler.is_exporting() or not x.is_cpu:
         return False

@@ -13,16 +13,18 @@ from athena_nn._positions import Positions
 
 SHORTEST = 128  # queries; FlexAttention works on blocks of 128
 DEVICES = ("cuda", "xpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # its kernels accumulate in float32: not float64
 
 
 def flex_helps(part: Positions, q: Tensor, context: Context, dropout: float) -> bool:
-    """Whether FlexAttention can and should do it: on its devices, for long passes without a cache.
+    """Whether FlexAttention can and should do it: on its devices and dtypes, for long passes without a cache.
 
     It knows no dropout, and a mask of one's own would have to be held as a bias is.
     """
     width = q.shape[-1]
     return (
         q.device.type in DEVICES
+        and q.dtype in DTYPES
         and q.shape[2] >= SHORTEST
         and width >= 16
         and width & (width - 1) == 0

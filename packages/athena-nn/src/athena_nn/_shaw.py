@@ -18,7 +18,8 @@ class ShawPositions(Positions):
 
     The vectors are shared by heads, and the products are formed a clipped distance, not a pair of
     tokens: memory grows with queries times keys, never times the head width. The term of the values
-    needs attention's weights, so it takes attention off its fastest path.
+    needs attention's weights, so it takes attention off its fastest path. Exporting a model with it for
+    any number of tokens needs a torch above 2.11, which fails on a constraint.
 
     Args:
         head_dim: width of a head :math:`d`.

@@ -22,6 +22,7 @@ from athena_optim._checks import (
     check_states,
 )
 from athena_optim._clip import check_clipping, prepare
+from athena_optim._notes import Notes, Noting
 
 _DTYPE = attrgetter("dtype")
 Precision = Literal["param", "float32", "stochastic"]
@@ -59,7 +60,7 @@ def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
     return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(Noting, torch.optim.AdamW):
     r"""Adam with decoupled weight decay.
 
     .. math::
@@ -168,7 +169,7 @@ class AdamW(torch.optim.AdamW):
         self.precision: Precision = precision
         self.seed = seed
         self._strided: list[dict[str, Any]] = []  # groups that leave the fused kernel for one step
-        self.skipped = False  # whether the last step was one that `nonfinite` skipped
+        self._notes = Notes()
         super().__init__(
             params,
             lr,
@@ -219,7 +220,7 @@ class AdamW(torch.optim.AdamW):
                 self._wide(group).adopt(group["params"], self.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = {"max_norm", "max_value", "adaptive_clip", "nonfinite", "precision", "seed", "skipped"}
+        names = {"max_norm", "max_value", "adaptive_clip", "nonfinite", "precision", "seed", "_notes"}
         names.add("_step_supports_amp_scaling")  # which torch's own copies lose
         own = {key: self.__dict__[key] for key in names & self.__dict__.keys()}
         return super().__getstate__() | own | {"_strided": []}
@@ -229,14 +230,14 @@ class AdamW(torch.optim.AdamW):
         loss = evaluate(closure)
         params = [p for group in self.param_groups for p in group["params"]]
         alike = check_gradients(params, complex_too=True)
-        self.skipped = not prepare(
+        self._notes.skipped = not prepare(
             params,
             max_norm=self.max_norm,
             max_value=self.max_value,
             adaptive_clip=self.adaptive_clip,
             nonfinite=self.nonfinite,
         )
-        if self.skipped:
+        if self._notes.skipped:
             return loss
         if not (alike and self.precision == "param" and self._step_fused()):
             self._step_sorted(params)

@@ -66,11 +66,13 @@ class Wide:
                 device = weights[0].device
                 if device not in generators:
                     generators[device] = _generator(device, *seed, int(steps[places[0]].item()))
-                wide = [[one.float() for one in held] for held in (weights, *moments)]
-                self._adamw(wide[0], gradients, wide[1:], times)
-                for held, exact in zip((weights, *moments), wide, strict=True):
-                    for one, value in zip(held, exact, strict=True):
-                        one.copy_(round_stochastically(value, generators[device]))
+                # In a row a bucket is rounded by as many calls as one tensor, which decide the time on a GPU.
+                rows = [_row(held).float() for held in (weights, *moments)]
+                exact = [_parts(row, weights) for row in rows]
+                self._adamw(exact[0], _parts(_row(gradients).float(), weights), exact[1:], times)
+                for held, row in zip((weights, *moments), rows, strict=True):
+                    rounded = round_stochastically(row, generators[device])
+                    torch._foreach_copy_(held, _parts(rounded, held))
 
     def _state(self, param: Tensor, state: dict[Tensor, Any]) -> dict[str, Any]:
         own = state[param]
@@ -135,8 +137,24 @@ def _take_changes(masters: list[Tensor], params: list[Tensor]) -> None:
 
     An element that is no longer its master's rounding was changed: by Lookahead, by loading a model.
     """
+    if len(masters) > 1 and masters[0].device.type != "cpu":  # where the number of calls decides the time
+        master, param = _row(masters), _row(params)
+        taken = torch.where(master.to(param.dtype) == param, master, param.float())
+        torch._foreach_copy_(masters, _parts(taken, masters))
+        return
     for master, param in zip(masters, params, strict=True):
         torch.where(master.to(param.dtype) == param, master, param.float(), out=master)
+
+
+def _row(tensors: list[Tensor]) -> Tensor:
+    """The elements of all tensors, one after the other; of one tensor perhaps a view."""
+    return torch.cat([one.reshape(-1) for one in tensors]) if len(tensors) > 1 else tensors[0].reshape(-1)
+
+
+def _parts(row: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Views of a `_row` of tensors of these shapes."""
+    parts = row.split([one.numel() for one in like])
+    return [part.view(one.shape) for part, one in zip(parts, like, strict=True)]
 
 
 def _generator(device: torch.device, *numbers: int) -> torch.Generator:

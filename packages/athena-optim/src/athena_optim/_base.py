@@ -24,6 +24,7 @@ from athena_optim._checks import (
     check_states,
 )
 from athena_optim._clip import usable
+from athena_optim._notes import Notes, Noting
 
 
 def evaluate(closure: Callable[[], Any] | None) -> Any:
@@ -93,7 +94,7 @@ class Checked(Grouped, Protocol):
     def register_load_state_dict_pre_hook(self, hook: Any) -> Any: ...
 
 
-class Base(torch.optim.Optimizer):
+class Base(Noting, torch.optim.Optimizer):
     """Base of this package's own optimizers.
 
     A subclass says what its state holds (`state_names`), makes it (`new_state`), checks its own options
@@ -117,7 +118,7 @@ class Base(torch.optim.Optimizer):
     ) -> None:
         check_nonfinite(nonfinite)
         self.nonfinite: NonFinite | None = nonfinite
-        self.skipped = False  # whether the last step was one that `nonfinite` skipped
+        self._notes = Notes()
         super().__init__(params, defaults)
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -146,8 +147,8 @@ class Base(torch.optim.Optimizer):
         loss = evaluate(closure)
         params = [p for group in self.param_groups for p in group["params"]]
         check_gradients(params)
-        self.skipped = not self.prepare(params)
-        if self.skipped:
+        self._notes.skipped = not self.prepare(params)
+        if self._notes.skipped:
             return loss
         check_states(self, params, self.state_names - self.own_dtype_names)
         with torch.set_grad_enabled(self.defaults.get("differentiable", False)):
@@ -184,7 +185,7 @@ class Base(torch.optim.Optimizer):
         return self.state_names if state else frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"nonfinite": self.nonfinite, "skipped": self.skipped}
+        return super().__getstate__() | {"nonfinite": self.nonfinite, "_notes": self._notes}
 
 
 def check_new_group(optimizer: Checked, param_group: dict[str, Any]) -> None:

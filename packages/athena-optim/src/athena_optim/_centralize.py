@@ -214,8 +214,8 @@ class CentralizedGradients(Wrapper):
     def _prepare(self) -> None:
         """Clip and centralise the gradients that are there, unless the step is to be skipped."""
         clipping = {name: getattr(self, name) for name in _CLIPPING}
-        self.skipped = not prepare(self.parameters, **clipping, nonfinite=self.nonfinite)
-        if self.skipped:
+        self._notes.skipped = not prepare(self.parameters, **clipping, nonfinite=self.nonfinite)
+        if self._notes.skipped:
             return
         for group in self.param_groups:
             axis, groups = group.get("output_axis", 0), group.get("output_groups", 1)

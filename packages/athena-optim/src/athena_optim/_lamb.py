@@ -116,7 +116,6 @@ class Lamb(Base):
             "fused": fused,
         }
         super().__init__(params, options, nonfinite=nonfinite)
-        self._norm: Tensor | None = None  # what gradients are divided by
         self._scratch: dict[torch.dtype, Tensor] = {}
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -145,7 +144,7 @@ class Lamb(Base):
             return False
         if self.normalize_gradients:
             norm = total_norm(params)
-            self._norm = torch.where(norm > 0, norm, 1.0)
+            self._notes.norm = torch.where(norm > 0, norm, 1.0)
         return True
 
     def update(
@@ -175,12 +174,12 @@ class Lamb(Base):
         if group["differentiable"] or (group["foreach"] is False and not group["fused"]):
             as_tensors = in_graph or group["differentiable"]
             for tensors in zip(*lists, strict=True):
-                lamb_loop(*tensors, self._norm, options, capturable=as_tensors)
+                lamb_loop(*tensors, self._notes.norm, options, capturable=as_tensors)
         elif in_graph or not _fuses(group, params):
-            lamb_lists(*lists, self._norm, options, capturable=in_graph)
+            lamb_lists(*lists, self._notes.norm, options, capturable=in_graph)
         else:
             rate = float(options.lr)  # a tensor only where the step is in a graph
-            lamb_(*lists, self._norm, self._memory(params), rate, *options[1:])
+            lamb_(*lists, self._notes.norm, self._memory(params), rate, *options[1:])
 
     def _memory(self, params: list[Tensor]) -> Tensor | None:
         """Scratch memory on the CPU, of the largest parameter's size, kept from step to step."""
@@ -194,7 +193,7 @@ class Lamb(Base):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"max_norm": self.max_norm, "normalize_gradients": self.normalize_gradients}
-        return super().__getstate__() | own | {"_norm": None, "_scratch": {}}
+        return super().__getstate__() | own | {"_scratch": {}}
 
 
 def _fuses(group: Mapping[str, Any], params: Iterable[Tensor]) -> bool:

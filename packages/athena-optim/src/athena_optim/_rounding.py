@@ -20,7 +20,7 @@ def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
         generator: of the random bits, on the device of ``values``.
 
     Shape: that of ``values``.
-    Raises TypeError unless ``values`` is float32.
+    Raises TypeError unless ``values`` is float32, ValueError for a generator of another device.
     Source: Gupta et al. 2015, arXiv:1502.02551, section 3. Departs from it: floating point, not fixed.
 
     >>> generator = torch.Generator().manual_seed(0)
@@ -30,6 +30,11 @@ def round_stochastically(values: Tensor, generator: torch.Generator) -> Tensor:
     """
     if values.dtype != torch.float32:
         raise TypeError(f"`values` must be float32; got {values.dtype}. Convert it first.")
+    if generator.device.type != values.device.type:
+        raise ValueError(
+            f"`generator` must be on the device of `values`, {values.device}; got one on {generator.device}. "
+            f"Make it by torch.Generator({values.device.type!r})."
+        )
     bits = torch.randint(2**16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     bits += values.contiguous().view(torch.int32)
     bits &= -(2**16)

@@ -94,7 +94,6 @@ class SAM(Wrapper):
         self.nonfinite: NonFinite | None = nonfinite
         self._copies: dict[Tensor, Tensor] = {}
         self._moved: list[Tensor] | None = None  # parameters to restore
-        self._restored = False  # whether gradients are those of perturbed parameters
 
     @property
     def perturbed(self) -> bool:
@@ -106,8 +105,8 @@ class SAM(Wrapper):
         self._refuse_perturbed("step")
         if closure is None:
             self._check_second()
-            self.skipped = not usable(self.parameters, self.nonfinite)
-            return None if self.skipped else self.inner_step(None)
+            self._notes.skipped = not usable(self.parameters, self.nonfinite)
+            return None if self._notes.skipped else self.inner_step(None)
         loss = self._evaluate_twice(closure)
         if self.skipped:
             return loss
@@ -117,7 +116,7 @@ class SAM(Wrapper):
     def _evaluate_twice(self, closure: Callable[[], Any]) -> Any:
         """Leave the gradients of the perturbed parameters, or ``skipped``; returns the first loss."""
         loss = evaluate(closure)
-        self.skipped = not usable(self.parameters, self.nonfinite)
+        self._notes.skipped = not usable(self.parameters, self.nonfinite)
         if self.skipped:
             return loss
         self.perturb()
@@ -125,19 +124,19 @@ class SAM(Wrapper):
             evaluate(closure)
         finally:
             self.restore()
-            self._restored = False
-        self.skipped = not usable(self.parameters, self.nonfinite)
+            self._notes.restored = False
+        self._notes.skipped = not usable(self.parameters, self.nonfinite)
         return loss
 
     def _check_second(self) -> None:
         """Raise unless a step without a closure is one of SAM: after `restore`, or with gradients of 0."""
         grads = [p.grad for p in with_gradients(self.parameters) if p.grad is not None]
-        if not self._restored and any(local(grad).any() for grad in grads):
+        if not self._notes.restored and any(local(grad).any() for grad in grads):
             raise RuntimeError(
                 "`closure` is required: SAM evaluates the loss twice. Pass one, step(closure), or call "
                 "perturb(), evaluate the gradients again, and restore() before step()."
             )
-        self._restored = False
+        self._notes.restored = False
 
     @torch.no_grad()
     def perturb(self) -> None:
@@ -162,7 +161,7 @@ class SAM(Wrapper):
         for _, weights, kept in buckets(self._moved, [self._copies[param] for param in self._moved]):
             torch._foreach_copy_(weights, kept)
         self._moved = None
-        self._restored = True
+        self._notes.restored = True
 
     def _copy_of(self, param: Tensor) -> Tensor:
         """Memory to keep a parameter's value in, from step to step."""
@@ -208,7 +207,7 @@ class SAM(Wrapper):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_perturbed("copy")
-        return super().__getstate__() | {"_copies": {}, "_moved": None, "_restored": self._restored}
+        return super().__getstate__() | {"_copies": {}, "_moved": None}
 
 
 def _precise(tensors: list[Tensor]) -> list[Tensor]:

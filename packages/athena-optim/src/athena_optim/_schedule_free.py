@@ -244,7 +244,11 @@ def _count(group: Mapping[str, Any], states: list[dict[str, Any]]) -> tuple[Tens
     """Count a step in the states, which are alike; :math:`\\eta_t`, :math:`c_t` and :math:`1-\\beta_2^t`."""
     first, *others = states
     time = first["step"].add_(1).to(first["lr_max"].dtype)
-    rate = torch.as_tensor(group["lr"], dtype=time.dtype, device=time.device)
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":
+        rate = lr.to(time.device, time.dtype)
+    else:
+        rate = torch.zeros_like(time) + lr  # no copy from the host, which a CUDA graph cannot capture
     if group["warmup_steps"]:
         rate = rate * (time / group["warmup_steps"]).clamp(max=1)
     lr_max = first["lr_max"].clamp_(min=rate)

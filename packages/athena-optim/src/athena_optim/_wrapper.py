@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from athena_optim._checks import check_keys
 from athena_optim._evaluation import evaluation_weights
+from athena_optim._notes import Notes, Noting
 
 #: Key of the first group under which Lookahead counts its steps, and by which its state dict is known.
 LOOKAHEAD_STEP = "lookahead_step"
@@ -29,7 +30,7 @@ def replayed(first: Any, closure: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: firsts.pop() if firsts else closure()
 
 
-class Wrapper(Optimizer):
+class Wrapper(Noting, Optimizer):
     """Base of optimizers around any optimizer, torch's own, others' and ours, in any order.
 
     Groups, defaults and state are the inner optimizer's own objects at all times, also after one of the
@@ -65,7 +66,7 @@ class Wrapper(Optimizer):
         self.optimizer = Optimizer.__new__(Optimizer)
         super().__init__([{"params": []}], {})
         self.optimizer = optimizer
-        self.skipped = False  # whether the last step was skipped because of non-finite gradients
+        self._notes = Notes()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -117,7 +118,7 @@ class Wrapper(Optimizer):
         Without a closure it is called without an argument, since some optimizers take none.
         """
         loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        self.skipped = getattr(self.optimizer, "skipped", False)
+        self._notes.skipped = getattr(self.optimizer, "skipped", False)
         return loss
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
@@ -157,7 +158,7 @@ class Wrapper(Optimizer):
         self.optimizer.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("optimizer", "skipped", *self.options)}
+        return {name: getattr(self, name) for name in ("optimizer", "_notes", *self.options)}
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={getattr(self, name)!r}" for name in self.options)

@@ -4,6 +4,7 @@ from ._contrib import IntrinsicRecurrentPPO as IntrinsicRecurrentPPO
 from ._on_policy import IntrinsicOnPolicy as IntrinsicOnPolicy
 from ._on_policy import IntrinsicPPO as IntrinsicPPO
 from ._replay import IntrinsicDictReplayBuffer as IntrinsicDictReplayBuffer
+from ._replay import IntrinsicHerReplayBuffer as IntrinsicHerReplayBuffer
 from ._replay import IntrinsicReplayBuffer as IntrinsicReplayBuffer
 from ._replay import SampledBonus as SampledBonus
 from ._vec_env import GymnasiumVecEnv as GymnasiumVecEnv

@@ -131,7 +131,9 @@ class IntrinsicOnPolicy(OnPolicyAlgorithm):
 
 def _check(*, gamma: float, gae_lambda: float, vf_coef: float) -> None:
     if not 0 <= gamma < 1:
-        raise ValueError(f"`intrinsic_gamma` must lie in [0, 1), since that stream never ends; got {gamma}.")
+        raise ValueError(
+            f"`intrinsic_gamma` must lie in [0, 1), since that stream never ends; got {gamma}. Take 0.99."
+        )
     if not 0 <= gae_lambda <= 1:
         raise ValueError(f"`intrinsic_gae_lambda` must lie in [0, 1]; got {gae_lambda}. Take 0.95.")
     if not 0 <= vf_coef < float("inf"):

@@ -54,7 +54,8 @@ class IntrinsicValue(nn.Module):
                 f"{type(policy).__name__}. Name its last layer so."
             )
         self.vf_coef = vf_coef
-        drawn = torch.randn(network.in_features, generator=torch.Generator().manual_seed(seed))
+        own = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(network.in_features, generator=own, device="cpu")
         self.weight = nn.Parameter(drawn / drawn.norm())  # orthogonal, as a policy's own layers
         self.bias = nn.Parameter(torch.zeros(1))
         self.features: Tensor | None = None

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from athena_explore._as_bonus import BonusChoice, as_bonus
-from athena_explore._spaces import shape_of
+from athena_explore._spaces import one_line, shape_of
 from athena_explore._transition import Transition
 
 Samples = TypeVar("Samples", ReplayBufferSamples, DictReplayBufferSamples)
@@ -48,7 +49,16 @@ class SampledBonus(ReplayBuffer):
                 "observation of each episode."
             )
         if not 0 <= coefficient < float("inf"):
-            raise ValueError(f"`coefficient` must be a finite number of at least 0; got {coefficient}.")
+            raise ValueError(
+                f"`coefficient` must be a finite number of at least 0; got {coefficient}. Take 0 to have no "
+                "bonus."
+            )
+        space = args[1] if len(args) > 1 else options.get("observation_space")
+        if isinstance(space, spaces.Dict) and not isinstance(self, DictReplayBuffer):
+            raise ValueError(
+                f"`observation_space` of {type(self).__name__} must be no dictionary; got {one_line(space)}. "
+                "Take `IntrinsicDictReplayBuffer`, or `IntrinsicHerReplayBuffer` for goals."
+            )
         super().__init__(*args, optimize_memory_usage=False, **options)
         if not 1 <= learn_every <= self.buffer_size:
             raise ValueError(
@@ -97,7 +107,9 @@ class SampledBonus(ReplayBuffer):
         )
 
     def _get_samples(self, batch_inds: NDArray[Any], env: VecNormalize | None = None) -> Any:
-        raw = super()._get_samples(batch_inds)
+        return self._with_bonus(super()._get_samples(batch_inds), env)
+
+    def _with_bonus(self, raw: Any, env: VecNormalize | None) -> Any:
         given = raw if env is None else self._normalized(raw, env)
         if not self.coefficient:
             return given
@@ -154,7 +166,7 @@ class IntrinsicReplayBuffer(SampledBonus, ReplayBuffer):
         learn_every: steps; until the first of these times a bonus with networks is 0.
 
     Raises ValueError for a bonus with a memory of episodes, which samples do not tell, for
-    ``optimize_memory_usage``, and for numbers outside their range.
+    ``optimize_memory_usage``, for dictionaries of observations, and for numbers outside their range.
 
     >>> from stable_baselines3 import DQN
     >>> model = DQN(
@@ -180,6 +192,45 @@ class IntrinsicDictReplayBuffer(SampledBonus, DictReplayBuffer):
     >>> buffer.sample(5).rewards.shape
     torch.Size([5, 1])
     """
+
+
+class IntrinsicHerReplayBuffer(SampledBonus, HerReplayBuffer):
+    """`IntrinsicReplayBuffer` with hindsight experience replay.
+
+    The bonus sees goals as the learner does: those of the episode when a step is added, and those that took
+    their place when it is sampled. A bonus that shall not see goals needs an encoder, or a `Bonus` made for
+    the purpose, that leaves them out.
+
+    Source: Andrychowicz et al. 2017, arXiv:1707.01495. Departs from it: Stable-Baselines3's.
+
+    >>> from stable_baselines3 import DQN
+    >>> from stable_baselines3.common.envs import BitFlippingEnv
+    >>> model = DQN(
+    ...     "MultiInputPolicy",
+    ...     BitFlippingEnv(n_bits=4, max_steps=4),
+    ...     buffer_size=200,
+    ...     learning_starts=20,
+    ...     replay_buffer_class=IntrinsicHerReplayBuffer,
+    ...     replay_buffer_kwargs={"bonus": "rnd", "learn_every": 16},
+    ...     device="cpu",
+    ... ).learn(60)
+    >>> model.replay_buffer.sample(8).rewards.shape, model.replay_buffer.sampled.shape
+    (torch.Size([8, 1]), torch.Size([8]))
+    """
+
+    def _get_real_samples(
+        self, batch_indices: NDArray[Any], env_indices: NDArray[Any], env: VecNormalize | None = None
+    ) -> DictReplayBufferSamples:
+        return self._with_bonus(super()._get_real_samples(batch_indices, env_indices), env)
+
+    def _get_virtual_samples(
+        self, batch_indices: NDArray[Any], env_indices: NDArray[Any], env: VecNormalize | None = None
+    ) -> DictReplayBufferSamples:
+        real = self.sampled  # `sample` asks for them first
+        samples = self._with_bonus(super()._get_virtual_samples(batch_indices, env_indices), env)
+        if self.coefficient and real is not None and self.sampled is not None:
+            self.sampled = torch.cat([real, self.sampled])
+        return samples
 
 
 def _rows(stored: Any, rows: NDArray[np.int64]) -> Any:
