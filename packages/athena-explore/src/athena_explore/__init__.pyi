@@ -24,6 +24,7 @@ from ._encoder import ImageFeatures as ImageFeatures
 from ._environments import register_environments as register_environments
 from ._envpool import EnvPoolVectorEnv as EnvPoolVectorEnv
 from ._episodic_counts import EpisodicCounts as EpisodicCounts
+from ._episodic_visits import EpisodicVisits as EpisodicVisits
 from ._explore_pictures import plot_bonus as plot_bonus
 from ._explore_pictures import plot_returns as plot_returns
 from ._explore_pictures import plot_visits as plot_visits

@@ -15,7 +15,7 @@ from athena_explore._bonus import Bonus, Normalization, Scored, check_training
 from athena_explore._encoder import EncoderFactory
 from athena_explore._features import Features
 from athena_explore._transition import Transition
-from athena_explore._transition_models import InverseModel
+from athena_explore._transition_models import InverseModel, learn_actions
 
 
 def elliptical(features: Tensor, done: Tensor, root: Tensor, *, ridge: float) -> tuple[Tensor, Tensor]:
@@ -158,12 +158,10 @@ class E3B(Bonus):
 
     def _learn(self, samples: Transition) -> dict[str, float]:
         self.features.update(samples.next_obs)
-        losses = []
-        for rows in self.minibatches(
+        batches = self.minibatches(
             len(samples.terminated), epochs=self.epochs, minibatches=self.n_minibatches
-        ):
-            batch = samples[rows]
-            loss = self.inverse_model.loss(*self.features.pair(batch), batch.action).mean()
-            self.step(loss)
-            losses.append(loss.detach())
-        return {"inverse_loss": float(torch.stack(losses).mean())}
+        )
+        inverse_loss = learn_actions(
+            self, self.features, self.inverse_model, (samples[rows] for rows in batches)
+        )
+        return {"inverse_loss": inverse_loss}

@@ -103,7 +103,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def _make(self, seed: int | Sequence[int]) -> Any:
         try:
-            import envpool
+            import envpool  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise AthenaError(
                 "`EnvPoolVectorEnv` needs envpool: run `pip install 'athena-explore[envpool]'`."

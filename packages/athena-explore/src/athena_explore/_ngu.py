@@ -18,7 +18,7 @@ from athena_explore._moments import RunningMoments
 from athena_explore._ngu_memory import EpisodicSimilarity, Remembered, episodic_rewards
 from athena_explore._rnd import RND
 from athena_explore._transition import Observation, Transition
-from athena_explore._transition_models import InverseModel
+from athena_explore._transition_models import InverseModel, learn_actions
 
 
 class NGU(Bonus):
@@ -135,15 +135,13 @@ class NGU(Bonus):
             self.errors.update(self.rnd.errors_of_many(samples.next_obs))
         metrics = self.rnd.learn(samples)
         self.features.update(samples.next_obs)
-        losses = []
-        for rows in self.minibatches(
+        batches = self.minibatches(
             len(samples.terminated), epochs=self.epochs, minibatches=self.n_minibatches
-        ):
-            batch = samples[rows]
-            loss = self.inverse_model.loss(*self.features.pair(batch), batch.action).mean()
-            self.step(loss)
-            losses.append(loss.detach())
-        return {**metrics, "inverse_loss": float(torch.stack(losses).mean())}
+        )
+        inverse_loss = learn_actions(
+            self, self.features, self.inverse_model, (samples[rows] for rows in batches)
+        )
+        return {**metrics, "inverse_loss": inverse_loss}
 
     def _clear_episodes(self) -> None:
         self.memory.clear()

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from athena_explore._bonus import Bonus, Normalization, Scored
+from athena_explore._bonus import Normalization, Scored
 from athena_explore._encoder import EncoderFactory
-from athena_explore._episodic_counts import CountedEpisodes, EpisodicCounts
+from athena_explore._episodic_visits import EpisodicVisits
 from athena_explore._rnd import RND
-from athena_explore._state_keys import StateKeys
 from athena_explore._transition import Observation, Transition
 
 
-class NovelD(Bonus):
+class NovelD(EpisodicVisits):
     r"""The gain in novelty where the episode sees a state for the first time,
 
     .. math::
@@ -52,8 +50,6 @@ class NovelD(Bonus):
     0.0
     """
 
-    episodic: ClassVar[bool] = True
-
     def __init__(
         self,
         observation_space: Space,
@@ -72,11 +68,12 @@ class NovelD(Bonus):
         minibatches: int = 4,
         update_proportion: float = 1.0,
     ) -> None:
-        super().__init__(observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma)
+        super().__init__(
+            observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma, bins=bins
+        )
         if not 0 <= alpha < math.inf:
             raise ValueError(f"`alpha` must be a finite number of at least 0; got {alpha}. Take 0.5.")
         self.alpha, self.width = alpha, width
-        self.keys, self.visits = StateKeys(observation_space, bins=bins), EpisodicCounts()
         self.rnd = RND(
             observation_space,
             action_space,
@@ -102,17 +99,8 @@ class NovelD(Bonus):
         gain = (novelty_tp1 - self.alpha * novelty_t).clamp(min=0)
         return Scored(torch.where(visits == 1, gain, 0), after)
 
-    def _commit(self, transition: Transition, after: CountedEpisodes | None) -> None:
-        self.visits.commit(self._visits(transition)[1] if after is None else after)
-
     def _learn(self, samples: Transition) -> dict[str, float]:
         return self.rnd.learn(samples)
 
-    def _clear_episodes(self) -> None:
-        self.visits.clear()
-
     def _novelty(self, observations: Observation) -> Tensor:
         return (self.width * self.rnd.errors_of_many(observations)).sqrt()
-
-    def _visits(self, transition: Transition) -> tuple[Tensor, CountedEpisodes]:
-        return self.visits(self.keys(transition.next_obs), transition.done, transition.valid)

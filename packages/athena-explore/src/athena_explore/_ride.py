@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from gymnasium.spaces import Space
-from torch import Tensor, nn
+from torch import nn
 
-from athena_explore._bonus import Bonus, Normalization, Scored
+from athena_explore._bonus import Normalization, Scored
 from athena_explore._encoder import EncoderFactory
-from athena_explore._episodic_counts import CountedEpisodes, EpisodicCounts
+from athena_explore._episodic_visits import EpisodicVisits
 from athena_explore._icm import ICM
-from athena_explore._state_keys import StateKeys
 from athena_explore._transition import Transition
 
 
-class RIDE(Bonus):
+class RIDE(EpisodicVisits):
     r"""Rewarding impact-driven exploration, the change of the features over the visits of the new state,
 
     .. math:: b(s_t, s_{t+1}) = \frac{\lVert \phi(s_{t+1}) - \phi(s_t) \rVert_2}{\sqrt{N_{ep}(s_{t+1})}} .
@@ -47,8 +45,6 @@ class RIDE(Bonus):
     1.4142
     """
 
-    episodic: ClassVar[bool] = True
-
     def __init__(
         self,
         observation_space: Space,
@@ -67,8 +63,9 @@ class RIDE(Bonus):
         epochs: int = 1,
         minibatches: int = 4,
     ) -> None:
-        super().__init__(observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma)
-        self.keys, self.visits = StateKeys(observation_space, bins=bins), EpisodicCounts()
+        super().__init__(
+            observation_space, action_space, seed=seed, normalize=normalize, gamma=gamma, bins=bins
+        )
         self.icm = ICM(
             observation_space,
             action_space,
@@ -93,14 +90,5 @@ class RIDE(Bonus):
         visits, after = self._visits(transition)
         return Scored((phi_tp1 - phi_t).norm(dim=2) / visits.sqrt(), after)
 
-    def _commit(self, transition: Transition, after: CountedEpisodes | None) -> None:
-        self.visits.commit(self._visits(transition)[1] if after is None else after)
-
     def _learn(self, samples: Transition) -> dict[str, float]:
         return self.icm.learn(samples)
-
-    def _clear_episodes(self) -> None:
-        self.visits.clear()
-
-    def _visits(self, transition: Transition) -> tuple[Tensor, CountedEpisodes]:
-        return self.visits(self.keys(transition.next_obs), transition.done, transition.valid)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athena_explore._actions import Actions
+from athena_explore._bonus import Bonus
 from athena_explore._encoder import multilayer
+from athena_explore._features import Features
+from athena_explore._transition import Transition
 
 
 class InverseModel(nn.Module):
@@ -74,3 +77,25 @@ class ForwardModel(nn.Module):
     def error(self, phi_t: Tensor, action: Tensor, phi_tp1: Tensor) -> Tensor:
         r"""Half the squared error, :math:`\tfrac12 \lVert \hat\phi(s_{t+1}) - \phi(s_{t+1}) \rVert_2^2`."""
         return F.mse_loss(self(phi_t, action), phi_tp1, reduction="none").sum(1) / 2
+
+
+def learn_actions(
+    bonus: Bonus, features: Features, model: InverseModel, batches: Iterable[Transition]
+) -> float:
+    """Train features, by the bonus's optimizer, to tell actions; the mean loss of the batches.
+
+    >>> from gymnasium import spaces
+    >>> from athena_explore import E3B
+    >>> bonus = E3B(spaces.Box(-1, 1, (3,)), spaces.Discrete(2))
+    >>> obs, ends = torch.rand(8, 3), torch.zeros(8, dtype=torch.bool)
+    >>> batch = Transition(obs, torch.zeros(8), obs, ends, ends)
+    >>> losses = [learn_actions(bonus, bonus.features, bonus.inverse_model, [batch]) for _ in range(20)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+    losses = []
+    for batch in batches:
+        loss = model.loss(*features.pair(batch), batch.action).mean()
+        bonus.step(loss)
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
