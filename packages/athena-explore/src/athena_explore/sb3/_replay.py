@@ -159,7 +159,7 @@ class IntrinsicReplayBuffer(SampledBonus, ReplayBuffer):
     keep the bonus alone, as tensors, save ``model.replay_buffer.bonus.state_dict()``.
 
     Args:
-        *args, **options: as Stable-Baselines3's; its algorithms give them.
+        args, options: as Stable-Baselines3's; its algorithms give them.
         bonus, bonus_options, seed: the name of a component of the kind ``bonus``, a `Bonus` class, a function
             of both spaces, or a `Bonus`; options and seed for what is still to be made.
         coefficient: :math:`\beta`.
