@@ -15,6 +15,8 @@ settings.register_profile(
 )
 settings.load_profile("athena")
 
+torch.set_num_threads(1)  # networks are so small here that a second thread costs more than it does
+
 # `scripted_env` is imported by several files; pytest's importlib mode adds no folder to the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
