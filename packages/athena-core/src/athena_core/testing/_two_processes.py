@@ -78,6 +78,7 @@ def take_part(names: Sequence[str], check: Callable[[str, int, Path], object]) -
         store = dist.FileStore(str(folder / f"store-{number}"), _PROCESSES)
         patience = timedelta(seconds=20)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=_PROCESSES, timeout=patience)
+        dist.barrier()  # a check that sends nothing would end before the other process is connected
         try:
             check(name, rank, folder)
         except Exception:  # noqa: BLE001  reported by the test of this name
