@@ -6,6 +6,8 @@ from ._checkpoint import save_checkpoint as save_checkpoint
 from ._component import Component as Component
 from ._component import Kernel as Kernel
 from ._component import Kind as Kind
+from ._component import components_of as components_of
+from ._component import kinds_of as kinds_of
 from ._device import DeviceBackend as DeviceBackend
 from ._device import DeviceCaps as DeviceCaps
 from ._device import backend as backend

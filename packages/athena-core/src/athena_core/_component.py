@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -130,3 +130,39 @@ class Kernel:
         for parameter in ("supports", "autograd"):
             if value := getattr(self, parameter):
                 _check(owner, parameter, value, _TARGET, "package.module:function")
+
+
+def components_of(
+    tables: Mapping[str, Iterable[tuple[str, str, str, str]]],
+    requires: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Component]:
+    """The components of tables: by kind, rows of name, target, summary and paper.
+
+    Args:
+        tables: of a plugin.
+        requires: by kind, what all of its components require.
+
+    >>> components_of({"loss": [("mse", "my_package:MSE", "Squared errors", "")]})[0].target
+    'my_package:MSE'
+    """
+    return [
+        Component(kind, name, target, summary, paper, (requires or {}).get(kind, ()))
+        for kind, rows in tables.items()
+        for name, target, summary, paper in rows
+    ]
+
+
+def kinds_of(package: str, rows: Iterable[tuple[str, str, str]]) -> list[Kind]:
+    """The kinds of a table of names, interfaces and summaries, each with its laws in a module of its own.
+
+    The laws of ``my-kind`` are ``package._my_kind_laws``, with ``example_my_kind`` and ``my_kind_checks``.
+
+    >>> kinds_of("my_package", [("my-kind", "my_package:MyKind", "What it is")])[0].checks
+    'my_package._my_kind_laws:my_kind_checks'
+    """
+    kinds = []
+    for name, interface, summary in rows:
+        noun = name.replace("-", "_")
+        laws = f"{package}._{noun}_laws"
+        kinds.append(Kind(name, interface, summary, f"{laws}:example_{noun}", f"{laws}:{noun}_checks"))
+    return kinds

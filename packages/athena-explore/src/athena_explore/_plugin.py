@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from athena_core import Component, Kind, hookimpl
+from athena_core import Component, Kind, components_of, hookimpl, kinds_of
 
 # name, target, summary, paper
 TABLES: dict[str, list[tuple[str, str, str, str]]] = {
@@ -33,18 +33,9 @@ KINDS = [
 
 @hookimpl
 def athena_kinds() -> list[Kind]:
-    kinds = []
-    for name, interface, summary in KINDS:
-        noun = name.replace("-", "_")
-        laws = f"athena_explore._{noun}_laws"
-        kinds.append(Kind(name, interface, summary, f"{laws}:example_{noun}", f"{laws}:{noun}_checks"))
-    return kinds
+    return kinds_of("athena_explore", KINDS)
 
 
 @hookimpl
 def athena_components() -> list[Component]:
-    return [
-        Component(kind, name, target, summary, paper, NEEDS.get(kind, ()))
-        for kind, rows in TABLES.items()
-        for name, target, summary, paper in rows
-    ]
+    return components_of(TABLES, NEEDS)

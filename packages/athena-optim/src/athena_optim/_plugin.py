@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from athena_core import Component, Kind, hookimpl
+from athena_core import Component, Kind, components_of, hookimpl
 
 # name, target, summary, paper
 OPTIMIZERS = [
@@ -69,8 +69,4 @@ def athena_kinds() -> list[Kind]:
 
 @hookimpl
 def athena_components() -> list[Component]:
-    return [
-        Component(kind, name, target, summary, paper, NEEDS.get(kind, ()))
-        for kind, rows in TABLES.items()
-        for name, target, summary, paper in rows
-    ]
+    return components_of(TABLES, NEEDS)
