@@ -1,17 +1,21 @@
-"""Lion, Muon and schedule-free AdamW on parameters that two processes share: the steps of one process."""
+"""Lion, Muon and schedule-free AdamW on parameters that two processes share: the steps of one process.
+
+This file is also the program of the two processes.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 
+from athena_core.testing import run_in_two_processes, take_part
 from athena_optim import Lion, Muon, ScheduleFreeAdamW
 
 OPTIMIZERS = {
@@ -29,50 +33,37 @@ def make_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(400, 401), nn.Tanh(), nn.Linear(401, 5))
 
 
-def train_both(rank: int, file: str) -> None:
+def train(name: str, rank: int, folder: Path) -> None:
     """Whole and sharded models take the same gradients; every parameter must end up equal, bit for bit."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import distribute_tensor
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    whole, sharded = make_model(), make_model()
     mesh = init_device_mesh("cpu", (2,))
-    for name, make in OPTIMIZERS.items():
-        whole, sharded = make_model(), make_model()
-        fully_shard(sharded, mesh=mesh)
-        optimizers = make(whole.parameters()), make(sharded.parameters())
-        for step in range(3):
-            generator = torch.Generator().manual_seed(step)
-            for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
-                p.grad = torch.randn(p.shape, generator=generator)
-                q.grad = distribute_tensor(p.grad, mesh, q.placements)
-            for optimizer in optimizers:
-                optimizer.step()
-        assert_equal(name, whole, sharded)
-        if isinstance(optimizers[0], ScheduleFreeAdamW):
-            for optimizer in optimizers:
-                optimizer.eval()
-            assert_equal(f"{name}, evaluated", whole, sharded)
-    dist.destroy_process_group()
+    fully_shard(sharded, mesh=mesh)
+    optimizers = [OPTIMIZERS[name](model.parameters()) for model in (whole, sharded)]
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = distribute_tensor(p.grad, mesh, q.placements)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_equal("training", whole, sharded)
+    if isinstance(optimizers[0], ScheduleFreeAdamW):
+        for optimizer in optimizers:
+            optimizer.eval()
+        assert_equal("evaluated", whole, sharded)
 
 
-def assert_equal(name: str, whole: nn.Module, sharded: nn.Module) -> None:
+def assert_equal(when: str, whole: nn.Module, sharded: nn.Module) -> None:
     for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
         gathered = q.full_tensor()
-        assert torch.equal(p, gathered), f"{name}: {tuple(p.shape)} differs by {(p - gathered).abs().max()}"
+        assert torch.equal(p, gathered), f"{when}: {tuple(p.shape)} differs by {(p - gathered).abs().max()}"
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 def test_sharded_steps_equal_whole_ones(tmp_path: Path):
-    """Matrices are orthogonalised whole, not shard by shard (pitfall 15).
-
-    In a process of its own: workers find what they run by its module's name, which pytest makes up.
-    """
-    command = [sys.executable, __file__, str(tmp_path / "store")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    """Matrices are orthogonalised whole, not shard by shard (pitfall 15)."""
+    assert run_in_two_processes(__file__, tmp_path) == {}
 
 
 if __name__ == "__main__":
-    mp.spawn(train_both, (sys.argv[1],), nprocs=2)
+    take_part(list(OPTIMIZERS), train)
