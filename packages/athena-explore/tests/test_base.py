@@ -86,6 +86,32 @@ def test_done_is_either_end_of_a_valid_row() -> None:
     assert rollout.done.tolist() == [[True, True, False]]
 
 
+@pytest.mark.parametrize("rows", [[2, 0], [-1, 0], []])
+def test_rows_are_chosen_by_numbers_from_either_end(rows: list[int]) -> None:
+    obs, ends = torch.randn(3, 2), torch.zeros(3, dtype=torch.bool)
+    numbers = torch.tensor(rows, dtype=torch.int64)
+    assert torch.equal(Transition({"a": obs}, obs, {"a": obs}, ends, ends)[numbers].next_obs["a"], obs[rows])
+
+
+class Frozen(torch.nn.Dropout):
+    """Stays in evaluation, as its own ``train`` says."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+def test_scores_are_of_evaluation_and_modules_keep_their_own_mode() -> None:
+    bonus, obs, ends = Noisy(VECTOR, ACTIONS), torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
+    bonus.net.append(Frozen())
+    modes = [module.training for module in bonus.train().modules()]
+    seen = []
+    bonus.net.register_forward_hook(lambda net, *_: seen.append([part.training for part in net]))
+    bonus.score(Transition(obs, torch.zeros(4, 2), obs, ends, ends))
+    assert seen == [[False] * 4]
+    assert [module.training for module in bonus.modules()] == modes
+    assert modes.count(False) == 1
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 1000))
 def test_moments_of_pieces_are_those_of_the_whole(sizes: list[int], seed: int) -> None:
     data = torch.randn(sum(sizes), 2, generator=torch.Generator().manual_seed(seed)) * 3 + 100

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from athena_explore import Encoder, Features, RunningMoments, _features, _moments, _pieces
+from athena_explore import Encoder, Features, Moments, RunningMoments, _features, _moments, _pieces
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 6])
@@ -55,3 +55,24 @@ def test_moments_in_pieces_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> 
     assert int(moments.count) == 50
     torch.testing.assert_close(moments.mean, samples.mean(0))
     torch.testing.assert_close(moments.variance, samples.var(0, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_moments_of_bytes_are_those_of_their_floats() -> None:
+    images = torch.randint(256, (40, 3, 5), dtype=torch.uint8)
+    images[:, 1] = 7
+    before = images.clone()
+    found, expected = Moments.of(images), Moments.of(images.double())
+    torch.testing.assert_close(found.mean.double(), expected.mean)
+    torch.testing.assert_close(found.variance.double(), expected.variance)
+    assert found.variance[1].eq(0).all()  # exactly: such a feature is only centred
+    assert torch.equal(images, before)
+
+
+def test_gradients_in_pieces_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features(spaces.Box(0, 255, (40, 44, 3), "uint8"), 5)
+    images = torch.randint(256, (7, 40, 44, 3), dtype=torch.uint8)
+    at_once = torch.autograd.grad(features(images).square().sum(), list(features.parameters()))
+    monkeypatch.setattr(_features, "pieces", lambda value: _pieces.pieces(value, numbers=2 * 40 * 44 * 3))
+    features(images).square().sum().backward()
+    for parameter, gradient in zip(features.parameters(), at_once, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)

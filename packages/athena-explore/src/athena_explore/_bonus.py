@@ -265,14 +265,14 @@ class Bonus(nn.Module, ABC):
         """Train or not, in full precision and outside of inference mode, whatever surrounds the call."""
         before, kind = self.training, self.device.type
         if before is not training:  # going through all modules takes as long as a small step
-            self.train(training)
+            _switch(self, training)
         mixed = torch.is_autocast_enabled(kind)
         try:
             with torch.inference_mode(False), torch.autocast(kind, enabled=False) if mixed else nullcontext():
                 yield
         finally:
             if before is not training:
-                self.train(before)
+                _switch(self, before)
 
     def _forget_result(self) -> None:
         self._latest = None
@@ -341,3 +341,15 @@ class Bonus(nn.Module, ABC):
                 if isinstance(value, Tensor):  # a number of steps keeps its dtype
                     state[name] = fn(value) if value.dim() else value.to(parameter.device)
         return self
+
+
+def _switch(module: nn.Module, training: bool) -> None:
+    """``module.train(training)``, without what makes it slow where it is not overridden."""
+    kind = type(module)
+    if kind.train is not nn.Module.train or kind.__setattr__ is not nn.Module.__setattr__:
+        module.train(training)
+        return
+    module.__dict__["training"] = training
+    for child in module._modules.values():
+        if child is not None:
+            _switch(child, training)

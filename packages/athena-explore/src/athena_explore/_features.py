@@ -74,10 +74,8 @@ class Features(nn.Module):
             self.observations.update(observations)
 
     def forward(self, observations: Observation) -> Tensor:
-        if self._theirs or not torch.is_grad_enabled():
-            with torch.no_grad():
-                return torch.cat([self._encoded(piece) for piece in pieces(observations)])
-        return self._encoded(observations)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._theirs):
+            return torch.cat([self._encoded(piece) for piece in pieces(observations)])
 
     def _encoded(self, observations: Observation) -> Tensor:
         if self.observations is not None:
@@ -120,5 +118,7 @@ class Features(nn.Module):
         same[:1] = False
         both = (parts(self.space, observation) for observation in (transition.obs, transition.next_obs))
         for obs, next_obs in zip(*both, strict=True):
-            same[1:] &= (obs[1:] == next_obs[:-1]).unsqueeze(-1).flatten(2).all(2)
+            equal = (obs[1:] == next_obs[:-1]).unsqueeze(-1).flatten(2)
+            if equal.numel():  # the smallest byte, in a tenth of the time of `all`
+                same[1:] &= equal.view(torch.uint8).amin(2).bool()
         return same

@@ -64,5 +64,6 @@ class ObservationNormalizer(nn.Module):
             return value
         deviation = moments.variance.sqrt()
         scale = torch.where(deviation > 0, deviation, 1)
-        value = value.to(moments.mean.dtype)
-        return (value - moments.mean).div_(scale).clamp_(-self.clip, self.clip)
+        own = value.to(moments.mean.dtype)
+        centred = own - moments.mean if own is value else own.sub_(moments.mean)  # the caller's stays
+        return centred.div_(scale).clamp_(-self.clip, self.clip)

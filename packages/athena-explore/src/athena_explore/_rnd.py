@@ -112,22 +112,25 @@ class RND(Bonus):
     def _learn(self, samples: Transition) -> dict[str, float]:
         self.observations.update(samples.next_obs)
         losses, count = [], len(samples.terminated)
-        wanted = self._wanted(samples)
+        wanted = self._wanted(samples) if self.epochs > 1 else None
         for rows in self.minibatches(count, epochs=self.epochs, minibatches=self.n_minibatches):
-            predicted = self.predictor(self._inputs(samples, rows))
-            loss = self._masked_mean(F.mse_loss(predicted, wanted[rows], reduction="none").mean(1))
+            inputs = self._inputs(samples, rows)
+            targets = self._features(inputs) if wanted is None else wanted[rows]
+            loss = self._masked_mean(F.mse_loss(self.predictor(inputs), targets, reduction="none").mean(1))
             self.step(loss)
             losses.append(loss.detach())
         return {"prediction_error": float(torch.stack(losses).mean())}
 
     def _inputs(self, samples: Transition, rows: Tensor) -> Any:
-        return self.observations(tree_map(lambda tensor: tensor[rows], samples.next_obs))
+        return self.observations(tree_map(lambda tensor: tensor.index_select(0, rows), samples.next_obs))
 
     def _wanted(self, samples: Transition) -> Tensor:
-        """The target's features, the same in every epoch."""
-        with torch.no_grad():
-            found = [self.target(self.observations(piece)) for piece in pieces(samples.next_obs)]
-        return torch.cat(found)
+        """The target's features, the same in every epoch; those of one are taken with its minibatches."""
+        return torch.cat([self._features(self.observations(piece)) for piece in pieces(samples.next_obs)])
+
+    @torch.no_grad()
+    def _features(self, inputs: Any) -> Tensor:
+        return torch.cat([self.target(piece) for piece in pieces(inputs)])
 
     def _masked_mean(self, errors: Tensor) -> Tensor:
         if self.update_proportion == 1:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -15,6 +16,11 @@ Observation = Any  # a tensor, or a dictionary or tuple of observations
 
 def _data(value: Any) -> Tensor:
     return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)  # stays on its device
+
+
+def mapped(function: Callable[[Any], Tensor], value: Any) -> Any:
+    """`tree_map`, which for one tensor or array takes longer than most functions."""
+    return function(value) if isinstance(value, Tensor | np.ndarray) else tree_map(function, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +61,15 @@ class Transition:
 
     def __post_init__(self) -> None:
         for name in ("obs", "action", "next_obs"):
-            object.__setattr__(self, name, tree_map(_data, getattr(self, name)))
+            object.__setattr__(self, name, mapped(_data, getattr(self, name)))
         for name in ("terminated", "truncated"):
             object.__setattr__(self, name, _data(getattr(self, name)).bool())
         valid = torch.ones_like(self.terminated) if self.valid is None else _data(self.valid).bool()
         object.__setattr__(self, "valid", valid)
         lead = self.terminated.shape
         for name in ("obs", "action", "next_obs", "truncated", "valid"):
-            for leaf in tree_leaves(getattr(self, name)):
+            value = getattr(self, name)
+            for leaf in (value,) if isinstance(value, Tensor) else tree_leaves(value):
                 if leaf.shape[: len(lead)] != lead:
                     raise ValueError(
                         f"`{name}` must begin with the shape of `terminated`, {tuple(lead)}; got "
@@ -86,7 +93,7 @@ class Transition:
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """A transition of these tensors after ``function``."""
         names = ("obs", "action", "next_obs", "terminated", "truncated", "valid")
-        return replace(self, **{name: tree_map(function, getattr(self, name)) for name in names})
+        return replace(self, **{name: mapped(function, getattr(self, name)) for name in names})
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device; itself where it is there already."""
@@ -102,4 +109,7 @@ class Transition:
 
     def __getitem__(self, rows: Any) -> Self:
         """Some rows, by an index, slice or mask of the first axis (or axes)."""
+        numbers = isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype == torch.int64
+        if numbers and rows.device == self.device == torch.device("cpu") and not bool((rows < 0).any()):
+            return self.map(lambda tensor: tensor.index_select(0, rows))  # the same in a fifth of the time
         return self.map(lambda tensor: tensor[rows])
