@@ -158,7 +158,8 @@ def lowest(session: nox.Session, package: str) -> None:
     floors = {}
     for name in together(package):
         metadata = project(name)["project"]
-        optional = metadata.get("optional-dependencies", {}).get("plot", [])
+        extras = metadata.get("optional-dependencies", {})
+        optional = [text for extra in ("plot", "gym") for text in extras.get(extra, [])]
         for requirement in map(Requirement, [*metadata["dependencies"], *optional]):
             lower = [s.version for s in requirement.specifier if s.operator == ">="]
             if requirement.name != "torch" and not requirement.name.startswith("athena-"):

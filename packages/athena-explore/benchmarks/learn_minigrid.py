@@ -61,8 +61,9 @@ def run(task: tuple[str, int, str, float, dict[str, Any], int]) -> dict[str, Any
     """One run: the mean return of episodes in each piece of training, NaN where none ended."""
     import torch
 
+    from athena_core.environments.sb3 import GymnasiumVecEnv
     from athena_explore import EnvPoolVectorEnv
-    from athena_explore.sb3 import GymnasiumVecEnv, IntrinsicPPO
+    from athena_explore.sb3 import IntrinsicPPO
 
     environment, seed, bonus, coefficient, options, frames = task
     torch.set_num_threads(1)

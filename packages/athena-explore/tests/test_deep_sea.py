@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from athena_explore import DeepSea, NumpyEnv, NumpyVectorEnv
+from athena_core.environments import NumpyEnv, NumpyVectorEnv
+from athena_explore import DeepSea
 
 
 def play(sea: DeepSea, actions: list[int]) -> tuple[list[float], list[tuple[float, ...]]]:

@@ -12,7 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from athena_core import AthenaError
-from athena_explore import EnvPoolVectorEnv, NumpyVectorEnv, register_environments
+from athena_core.environments import Dynamics, NumpyVectorEnv
+from athena_core.testing import check_dynamics
+from athena_explore import DeepSea, EnvPoolVectorEnv, NoisyTVMaze, SparseMountainCar, register_environments
 
 NAMES = "athena/DeepSea-v0", "athena/NoisyTVMaze-v0", "athena/SparseMountainCar-v0"
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -78,3 +80,17 @@ def test_without_envpool_the_command_that_installs_it_is_told(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "envpool", None)  # as if it were not installed
     with pytest.raises(AthenaError, match=r"pip install 'athena-explore\[envpool\]'"):
         EnvPoolVectorEnv("CartPole-v1", 2)
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "limit"),
+    [
+        (DeepSea(size=4, mapping_seed=1), None),
+        (DeepSea(size=3, observation="index"), None),
+        (NoisyTVMaze(rooms=2, room_size=2), 40),
+        (NoisyTVMaze(rooms=2, channels=None), 15),
+        (SparseMountainCar(), 23),
+    ],
+)
+def test_many_at_once_are_a_loop_over_single_ones(dynamics: Dynamics, limit: int | None) -> None:
+    check_dynamics(dynamics, max_episode_steps=limit)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from athena_core.environments import Episode, VisitMap
 from athena_core.figures import save
-from athena_explore import Episode, VisitMap, plot_bonus, plot_returns, plot_visits, record_gif
+from athena_explore import plot_bonus, plot_returns, plot_visits, record_gif
 from athena_explore._explore_pictures import binned_means
 
 pytest.importorskip("matplotlib")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from athena_core.environments import NumpyEnv
 from athena_explore import (
     DeepSea,
     GoExploreArchive,
     GoExploreCell,
-    NumpyEnv,
     Snapshots,
     downscaled_cell,
     return_then_explore,

@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from athena_explore import (
-    ICM,
-    Bonus,
-    Counts,
-    NoisyTVMaze,
-    NumpyEnv,
-    NumpyVectorEnv,
-    StepReader,
-    stack_transitions,
-)
+from athena_core.environments import NumpyEnv, NumpyVectorEnv
+from athena_explore import ICM, Bonus, Counts, NoisyTVMaze, StepReader, stack_transitions
 
 UP, RIGHT, DOWN, LEFT, PRESS = range(5)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from athena_core import load_checkpoint, save_checkpoint
-from athena_explore import Counts, QLearning, ReplayableEnv, Visit
+from athena_core.environments import ReplayableEnv
+from athena_explore import Counts, QLearning, Visit
 from athena_explore._recipe_environment import make_environment
 from athena_explore._recipe_q_learning import QLearner
 

@@ -118,8 +118,8 @@ def test_ppo_without_a_coefficient_is_that_of_stable_baselines(tmp_path):
     import stable_baselines3
     from stable_baselines3.common.utils import set_random_seed
 
+    from athena_core.environments import ReplayableEnv
     from athena_explore._recipe_ppo import ReplayableVecEnv
-    from athena_explore._replayable_env import ReplayableEnv
 
     options = recipe(PPO, steps=96, env="CartPole-v1", coefficient=0.0, bonus=bonus(bins=4))
     execute(options, tmp_path / "run")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 
-from athena_explore import NumpyEnv, NumpyVectorEnv, SparseMountainCar
+from athena_core.environments import NumpyEnv, NumpyVectorEnv
+from athena_explore import SparseMountainCar
 
 
 def test_it_is_gymnasiums_to_the_bit() -> None:

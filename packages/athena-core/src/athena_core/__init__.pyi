@@ -1,3 +1,4 @@
+from . import environments as environments
 from . import figures as figures
 from . import stats as stats
 from . import testing as testing
@@ -18,6 +19,7 @@ from ._host import PluginStatus as PluginStatus
 from ._host import default_host as default_host
 from ._kernels import kernels as kernels
 from ._kernels import kernels_disabled as kernels_disabled
+from ._one_thread import one_thread as one_thread
 from ._ops import op as op
 from ._place import place as place
 from ._place import tensor_sizes as tensor_sizes

@@ -14,8 +14,6 @@ from ._counts import Counts as Counts
 from ._deep_sea import DeepSea as DeepSea
 from ._disagreement import Disagreement as Disagreement
 from ._disagreement import EnsemblePerceptron as EnsemblePerceptron
-from ._dynamics import Advanced as Advanced
-from ._dynamics import Dynamics as Dynamics
 from ._e3b import E3B as E3B
 from ._e3b import elliptical as elliptical
 from ._each_step_bonus import EachStepBonus as EachStepBonus
@@ -48,16 +46,12 @@ from ._ngu import NGU as NGU
 from ._ngu_memory import EpisodicSimilarity as EpisodicSimilarity
 from ._noisy_tv_maze import NoisyTVMaze as NoisyTVMaze
 from ._noveld import NovelD as NovelD
-from ._numpy_env import NumpyEnv as NumpyEnv
-from ._numpy_vector_env import NumpyVectorEnv as NumpyVectorEnv
 from ._observation_normalizer import ObservationNormalizer as ObservationNormalizer
 from ._pseudo_counts import PseudoCounts as PseudoCounts
 from ._q_learning import QLearning as QLearning
 from ._q_learning import Visit as Visit
 from ._re3 import RE3 as RE3
 from ._recipe_explore import Explore as Explore
-from ._replayable_env import Episode as Episode
-from ._replayable_env import ReplayableEnv as ReplayableEnv
 from ._return_normalizer import ReturnNormalizer as ReturnNormalizer
 from ._ride import RIDE as RIDE
 from ._rnd import RND as RND
@@ -72,5 +66,4 @@ from ._symbols import Symbols as Symbols
 from ._transition import Transition as Transition
 from ._transition_models import ForwardModel as ForwardModel
 from ._transition_models import InverseModel as InverseModel
-from ._visit_map import VisitMap as VisitMap
 from ._warm_up import warm_up as warm_up

@@ -8,10 +8,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from athena_explore._dynamics import Advanced, Dynamics, State, Words, painted
-from athena_explore._numpy_env import NumpyEnv
-from athena_explore._numpy_vector_env import NumpyVectorEnv
-from athena_explore._visit_map import VisitMap
+from athena_core.environments import (
+    Advanced,
+    Dynamics,
+    NumpyEnv,
+    NumpyVectorEnv,
+    State,
+    VisitMap,
+    Words,
+    painted,
+)
 
 Observation = Literal["one-hot", "index"]
 _MOVE_COST = 0.01
@@ -36,7 +42,7 @@ class DeepSea(Dynamics):
     Source: Osband et al. 2019, arXiv:1908.03568, the experiment "deep sea"; first in Osband et al. 2018,
     arXiv:1806.03335. Departs from it: the deterministic form alone; one-hot observations are flat.
 
-    >>> from athena_explore import NumpyVectorEnv
+    >>> from athena_core.environments import NumpyVectorEnv
     >>> env = NumpyVectorEnv(DeepSea(size=2, observation="index"), 2)
     >>> env.reset()[0]
     array([0, 0])

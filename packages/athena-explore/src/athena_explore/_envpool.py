@@ -13,8 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from athena_core import AthenaError
-from athena_explore._numpy_env import checked_actions
-from athena_explore._numpy_vector_env import Step, reset_mask
+from athena_core.environments import Step, checked_actions, reset_mask
 
 _NOT_INFO = "env_id", "players"  # EnvPool's own numbering
 
@@ -46,6 +45,8 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     ...     env = EnvPoolVectorEnv("MiniGrid-DoorKey-8x8-v0", 4, observation_keys="image", num_threads=1)
     ...     assert env.reset()[0].shape == env.observation_space.shape == (4, 7, 7, 3)
     """
+
+    resets_in_part = True  # by `reset_mask`
 
     def __init__(
         self,

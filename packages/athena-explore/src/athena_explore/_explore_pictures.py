@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from athena_core import AthenaError
+from athena_core.environments import Episode, VisitMap
 from athena_core.figures import learning_curves
 from athena_core.stats import Band
-from athena_explore._replayable_env import Episode
-from athena_explore._visit_map import VisitMap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

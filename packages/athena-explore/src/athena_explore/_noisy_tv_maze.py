@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from athena_explore._dynamics import Advanced, Dynamics, State, Words, draw, painted
-from athena_explore._numpy_env import NumpyEnv
-from athena_explore._numpy_vector_env import NumpyVectorEnv
-from athena_explore._visit_map import VisitMap
+from athena_core.environments import (
+    Advanced,
+    Dynamics,
+    NumpyEnv,
+    NumpyVectorEnv,
+    State,
+    VisitMap,
+    Words,
+    draw,
+    painted,
+)
 
 _MOVES = (-1, 0), (0, 1), (1, 0), (0, -1)  # up, right, down, left
 _PRESS = len(_MOVES)
@@ -43,7 +50,7 @@ class NoisyTVMaze(Dynamics):
     number: Savinov et al. 2018, arXiv:1810.02274. Departs from them: a vector that tells the place in rooms
     seen from above, where theirs are pictures from inside a 3-D maze.
 
-    >>> from athena_explore import NumpyVectorEnv
+    >>> from athena_core.environments import NumpyVectorEnv
     >>> env = NumpyVectorEnv(NoisyTVMaze(rooms=2, room_size=3), 2)
     >>> before, _ = env.reset(seed=0)
     >>> after = env.step(np.array([4, 1]))[0]
@@ -53,7 +60,7 @@ class NoisyTVMaze(Dynamics):
     array([ True, False])
     """
 
-    time_limit: ClassVar[int | None] = 200
+    time_limit = 200
 
     def __init__(
         self, *, rooms: int = 3, room_size: int = 5, noise: bool = True, channels: int | None = 10

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from athena_core import AthenaError
-from athena_explore._visit_map import VisitMap
+from athena_core.environments import VisitMap
 
 _WIDEST = 1e6  # a bound beyond it says "none"
 _BINS = 32  # an axis of a continuous map

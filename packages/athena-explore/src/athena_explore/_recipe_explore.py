@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,13 +12,13 @@ import gymnasium as gym
 import torch
 from gymnasium.spaces import Space
 
-from athena_core import AthenaError, Configured, Recipe, Run, component
+from athena_core import AthenaError, Configured, Recipe, Run, component, one_thread
+from athena_core.environments import ReplayableEnv
 from athena_explore._bonus import Bonus
 from athena_explore._explore_pictures import plot_bonus, plot_returns, plot_visits, record_gif
 from athena_explore._recipe_environment import Made, make_environment
 from athena_explore._recipe_q_learning import QLearner
 from athena_explore._recipe_record import BonusWatch, Record
-from athena_explore._replayable_env import ReplayableEnv
 from athena_explore._spaces import leaves
 
 if TYPE_CHECKING:
@@ -237,14 +236,3 @@ def summary(record: Record, final: Mapping[str, float], *, bonus: str, share: fl
     if "coverage" in final:
         lines.insert(2, f"coverage   {100 * final['coverage']:.1f} % of the cells")
     return "\n".join(lines)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside an op on the CPU: with small tensors, waiting for a second one costs more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

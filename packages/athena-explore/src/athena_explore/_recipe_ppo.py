@@ -11,8 +11,8 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.utils._pytree import tree_map
 
+from athena_core.environments import ReplayableEnv
 from athena_explore._bonus import Bonus
-from athena_explore._replayable_env import ReplayableEnv
 from athena_explore.sb3 import IntrinsicPPO
 
 _SMALLEST_IMAGE = 36  # what the convolutions of CnnPolicy need

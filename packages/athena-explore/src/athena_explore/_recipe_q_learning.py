@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 
 from athena_core import AthenaError
+from athena_core.environments import ReplayableEnv
 from athena_explore._bonus import Bonus
 from athena_explore._q_learning import QLearning, Visit
-from athena_explore._replayable_env import ReplayableEnv
 from athena_explore._transition import Transition
 
 

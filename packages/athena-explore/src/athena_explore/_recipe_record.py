@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from athena_core.environments import ReplayableEnv
 from athena_explore._bonus import Bonus
 from athena_explore._recipe_environment import Places
-from athena_explore._replayable_env import ReplayableEnv
 
 
 class BonusWatch:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from athena_explore._dynamics import Advanced, Dynamics, State, Words, draw
-from athena_explore._numpy_env import NumpyEnv
-from athena_explore._numpy_vector_env import NumpyVectorEnv
-from athena_explore._visit_map import VisitMap
+from athena_core.environments import (
+    Advanced,
+    Dynamics,
+    NumpyEnv,
+    NumpyVectorEnv,
+    State,
+    VisitMap,
+    Words,
+    draw,
+)
 
 _LEFT, _RIGHT, _GOAL, _SPEED = -1.2, 0.6, 0.5, 0.07
 _FORCE, _GRAVITY = 0.001, 0.0025
@@ -35,7 +41,7 @@ class SparseMountainCar(Dynamics):
     Source: Moore 1990, "Efficient Memory-based Learning for Robot Control", in the form of Gymnasium's
     MountainCar-v0, to the bit. Departs from it: the reward, which there is -1 a step.
 
-    >>> from athena_explore import NumpyVectorEnv
+    >>> from athena_core.environments import NumpyVectorEnv
     >>> env = NumpyVectorEnv(SparseMountainCar(), 2)
     >>> _ = env.reset(seed=0)
     >>> for _ in range(200):
@@ -44,7 +50,7 @@ class SparseMountainCar(Dynamics):
     (array([0., 0.]), array([False, False]), array([ True,  True]))
     """
 
-    time_limit: ClassVar[int | None] = 200
+    time_limit = 200
 
     def __init__(self) -> None:
         corners = np.array([(_LEFT, -_SPEED), (_RIGHT, _SPEED)], dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from athena_explore._transition import Observation, Transition
+from athena_core.environments import autoreset_mode, final_observations
+from athena_explore._transition import Observation, Transition, mapped
 
 VectorStep = tuple[Any, Any, Any, Any, dict[str, Any]]  # what `VectorEnv.step` returns
 
@@ -62,7 +63,7 @@ class StepReader:
 
         ``reset_mask`` says which rows it started again, all where left out.
         """
-        self._obs = tree_map(_copied, obs)
+        self._obs = mapped(_copied, obs)
         if reset_mask is None or self._ended is None:
             self._ended = None
         else:
@@ -74,15 +75,15 @@ class StepReader:
             raise ValueError("`reset` must be given the first observations before `read`; got none.")
         obs, _, terminated, truncated, info = step
         terminated, truncated = _copied(terminated).bool(), _copied(truncated).bool()
-        waited, before, following = self._waiting(terminated), self._obs, tree_map(_copied, obs)
+        waited, before, following = self._waiting(terminated), self._obs, mapped(_copied, obs)
         done = terminated | truncated
         self._obs, self._ended = following, done
         if self.mode is AutoresetMode.SAME_STEP:
             self._ended = torch.zeros_like(done)
             if bool(done.any()):
                 following = _with_final(following, info, done)
-        row = (before, tree_map(_copied, action), following, terminated, truncated, ~waited)
-        return Transition(*(tree_map(lambda leaf: leaf[None], part) for part in row))
+        row = (before, mapped(_copied, action), following, terminated, truncated, ~waited)
+        return Transition(*(mapped(lambda leaf: leaf[None], part) for part in row))
 
     def _waiting(self, terminated: Tensor) -> Tensor:
         """Rows that this step reset, if any; it must not be one that an ended row took part in otherwise."""
@@ -94,24 +95,6 @@ class StepReader:
                 '`env.reset(options={"reset_mask": mask})` and `reset` with its observations.'
             )
         return self._ended
-
-
-def autoreset_mode(given: VectorEnv[Any, Any, Any] | AutoresetMode | str) -> AutoresetMode:
-    """The mode of a vector environment, or the one that is named.
-
-    Raises ValueError for one that is unknown.
-
-    >>> autoreset_mode("SameStep")
-    <AutoresetMode.SAME_STEP: 'SameStep'>
-    """
-    found = given.metadata.get("autoreset_mode") if isinstance(given, VectorEnv) else given
-    try:
-        return AutoresetMode(found)
-    except ValueError:
-        raise ValueError(
-            f"`autoreset_mode` must be NEXT_STEP, SAME_STEP or DISABLED; got {found!r}. Set it in the "
-            "environment's `metadata`, or pass an `AutoresetMode`."
-        ) from None
 
 
 def stack_transitions(steps: Sequence[Transition]) -> Transition:
@@ -128,42 +111,6 @@ def stack_transitions(steps: Sequence[Transition]) -> Transition:
     names = [field.name for field in fields(Transition)]
     columns = ([getattr(step, name) for step in steps] for name in names)
     return Transition(*(tree_map(lambda *parts: torch.cat(parts), *column) for column in columns))
-
-
-def final_observations(like: Any, info: dict[str, Any], done: Tensor) -> Any:
-    """The last observations of the rows that are ``done``, in the structure of the observations ``like``.
-
-    Gymnasium keeps them one by one, in an array of objects that is None elsewhere; others keep arrays of all
-    rows, each part of a dictionary on its own.
-
-    Raises ValueError if ``info`` lacks some.
-
-    >>> info = {"final_obs": np.array([None, np.ones(2)], dtype=object)}
-    >>> final_observations(torch.zeros(2, 2), info, torch.tensor([False, True]))
-    tensor([[1., 1.]], dtype=torch.float64)
-    """
-    rows = torch.nonzero(done)[:, 0].tolist()
-    final, mask = info.get("final_obs"), info.get("_final_obs")
-    single = isinstance(final, list) or (isinstance(final, np.ndarray) and final.dtype == object)
-    chosen: Any = [final[row] for row in rows] if single else final  # pyright: ignore[reportOptionalSubscript]
-    absent = final is None or (single and any(one is None for one in chosen))
-    if absent or (mask is not None and not bool(torch.as_tensor(mask)[rows].all())):
-        raise ValueError(
-            f'`info` must hold "final_obs" of the rows {rows}, which ended; got none. Vector environments of '
-            "SAME_STEP give it: see their `autoreset_mode`."
-        )
-
-    def picked(part: Any, found: Any) -> Any:
-        if not isinstance(part, Mapping | tuple):
-            found = torch.stack([torch.as_tensor(one) for one in found]) if single else torch.as_tensor(found)
-            return found if single else found[rows]
-        keys = part.keys() if isinstance(part, Mapping) else range(len(part))
-        values = {
-            key: picked(part[key], [one[key] for one in found] if single else found[key]) for key in keys
-        }
-        return values if isinstance(part, Mapping) else tuple(values.values())
-
-    return picked(like, chosen)
 
 
 def _with_final(obs: Any, info: dict[str, Any], done: Tensor) -> Any:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from athena_core import AthenaError, Configured, Recipe, Run, component
+from athena_core import AthenaError, Configured, Recipe, Run, component, one_thread
 from athena_meta._evaluation import Evaluation, evaluate
 from athena_meta._gradient_learner import GradientLearner
 from athena_meta._pictures import plot_steps
@@ -20,7 +20,6 @@ from athena_meta._recipe_training import (
     adapts_by_gradient,
     build_learner,
     check_at_least,
-    one_thread,
 )
 from athena_meta._sinusoids import Sinusoids
 

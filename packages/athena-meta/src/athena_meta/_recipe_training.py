@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,17 +36,6 @@ def check_at_least(least: int, **values: float) -> None:
     for name, value in values.items():
         if value < least:
             raise AthenaError(f"`{name}` must be at least {least}; got {value}.")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside an op on the CPU: with small tensors, waiting for a second one costs more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class MeanLoss:

@@ -7,4 +7,3 @@ from ._replay import IntrinsicDictReplayBuffer as IntrinsicDictReplayBuffer
 from ._replay import IntrinsicHerReplayBuffer as IntrinsicHerReplayBuffer
 from ._replay import IntrinsicReplayBuffer as IntrinsicReplayBuffer
 from ._replay import SampledBonus as SampledBonus
-from ._vec_env import GymnasiumVecEnv as GymnasiumVecEnv

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from athena_explore import VisitMap
+from athena_core.environments import VisitMap
 
 
 @given(arrays.arrays(np.int64, (30, 2), elements=st.integers(-48, 48)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from athena_explore._visit_map import VisitMap
+from athena_core.environments._visit_map import VisitMap
 
-State = dict[str, NDArray[Any]]  # one row an environment
-Words = NDArray[np.uint64]
+State = dict[str, NDArray[Any]]  #: what an environment is in: arrays by name, one row an environment
+Words = NDArray[np.uint64]  #: places in streams of random numbers, one an environment
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, nearest to 2^64 divided by the golden ratio
 
@@ -37,10 +37,10 @@ class Dynamics(ABC):
     numbers (`draw`), so that a row is the same alone and among others. No array may be changed in place.
 
     Attributes:
-        observation_space, action_space: of one environment; actions are Discrete from 0.
+        observation_space: of one environment; observations of a Dict are dictionaries of arrays.
+        action_space: Discrete from 0, or Box.
         time_limit: steps after which `NumpyVectorEnv` cuts an episode unless told otherwise; None is never.
 
-    >>> import gymnasium as gym
     >>> class Corridor(Dynamics):
     ...     observation_space, action_space = spaces.Discrete(9), spaces.Discrete(2)
     ...
@@ -62,7 +62,7 @@ class Dynamics(ABC):
     ...
     ...     def frames(self, state):
     ...         return np.zeros((len(state["place"]), 1, 9, 3), dtype=np.uint8)
-    >>> from athena_explore import NumpyVectorEnv
+    >>> from athena_core.environments import NumpyVectorEnv
     >>> env = NumpyVectorEnv(Corridor(), 3)
     >>> _ = env.reset(seed=0)
     >>> env.step(np.array([0, 1, 1]))[0]
@@ -70,32 +70,35 @@ class Dynamics(ABC):
     """
 
     observation_space: spaces.Space
-    action_space: spaces.Discrete
-    time_limit: ClassVar[int | None] = None
+    action_space: spaces.Discrete | spaces.Box
+    time_limit: int | None = None
 
     @abstractmethod
     def start(self, random: Words) -> State:
         """States at the start of an episode, for streams ``(N,)``."""
 
     @abstractmethod
-    def advance(self, state: State, action: NDArray[np.int64]) -> Advanced:
-        """One step with the actions ``(N,)``. A row past its end may become anything, but must not raise."""
+    def advance(self, state: State, action: NDArray[Any]) -> Advanced:
+        """One step with the actions ``(N, *shape)``: int64 of a Discrete space, within the bounds of a Box.
+
+        A row past its end may become anything, but must not raise.
+        """
 
     @abstractmethod
-    def observe(self, state: State) -> NDArray[Any]:
-        """New arrays ``(N, *shape)`` of observations."""
+    def observe(self, state: State) -> Any:
+        """New arrays ``(N, *shape)`` of observations, in a dictionary where the space is a Dict."""
 
-    @abstractmethod
     def position(self, observation: Any) -> NDArray[np.float64]:
         """Where observations ``(..., *shape)`` are on the map of visits, ``(..., 2)``; NaN is nowhere."""
+        raise NotImplementedError(f"{type(self).__name__} has no map of visits.")
 
-    @abstractmethod
     def visit_map(self) -> VisitMap:
         """A map without visits, whose cells suit `position`."""
+        raise NotImplementedError(f"{type(self).__name__} has no map of visits.")
 
-    @abstractmethod
     def frames(self, state: State) -> NDArray[np.uint8]:
         """Pictures ``(N, height, width, 3)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no pictures; leave `render_mode` out.")
 
 
 def streams(seeds: NDArray[np.uint64]) -> Words:

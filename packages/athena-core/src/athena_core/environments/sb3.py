@@ -1,4 +1,4 @@
-"""Gymnasium's vector environments as vector environments of Stable-Baselines3."""
+"""Gymnasium's vector environments as vector environments of Stable-Baselines3. Needs the extra ``sb3``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from torch.utils._pytree import tree_map
 
-from athena_explore._envpool import EnvPoolVectorEnv
-from athena_explore._numpy_vector_env import NumpyVectorEnv
-from athena_explore._step_reader import autoreset_mode, final_observations
+from athena_core._errors import AthenaError
+from athena_core.environments._autoreset import autoreset_mode, final_observations
+
+try:
+    from stable_baselines3.common.env_util import is_wrapped
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+except ModuleNotFoundError as error:
+    raise AthenaError(
+        "`athena_core.environments.sb3` needs stable-baselines3: run `pip install 'athena-core[sb3]'`."
+    ) from error
 
 Info = dict[str, Any]
-RESET_IN_PART = SyncVectorEnv, AsyncVectorEnv, NumpyVectorEnv, EnvPoolVectorEnv  # in any mode
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -29,7 +33,8 @@ class GymnasiumVecEnv(VecEnv):
     A row that ended starts again in the same step, as Stable-Baselines3 has it: its last observation is
     ``info["terminal_observation"]``. In the mode SAME_STEP the environment does so itself. In DISABLED its
     rows are reset here, by ``reset_mask``; in NEXT_STEP too, where that can be done: with Gymnasium's own
-    ``SyncVectorEnv`` and ``AsyncVectorEnv``, `NumpyVectorEnv` and `EnvPoolVectorEnv`, and wrappers of them.
+    ``SyncVectorEnv`` and ``AsyncVectorEnv``, with those whose attribute ``resets_in_part`` is True, such as
+    `NumpyVectorEnv`, and with wrappers of them.
 
     Ended rows have ``info["episode"]`` with their return ``r``, length ``l`` and time ``t``, as Monitor gives
     them, and ``info["TimeLimit.truncated"]``. Infos are those of the step; those of the reset are in
@@ -54,7 +59,7 @@ class GymnasiumVecEnv(VecEnv):
                 f"`env` must be a vector environment of Gymnasium; got {env}. Take `DummyVecEnv` for others."
             )
         self.env, self.mode = env, autoreset_mode(env)
-        if self.mode is AutoresetMode.NEXT_STEP and not isinstance(env.unwrapped, RESET_IN_PART):
+        if self.mode is AutoresetMode.NEXT_STEP and not _resets_in_part(env):
             raise ValueError(
                 f"`env` must start ended rows in the same step, or let them be reset; {env} does so in the "
                 "next. Make it with `autoreset_mode=AutoresetMode.SAME_STEP` or DISABLED."
@@ -149,10 +154,13 @@ class GymnasiumVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
+        """What a method of each row returns; where all rows are one environment, its own is called once."""
         rows = list(self._get_indices(indices))
         if self._envs is not None:
             methods = [self._envs[row].get_wrapper_attr(method_name) for row in rows]
             return [method(*method_args, **method_kwargs) for method in methods]
+        if not hasattr(self.env.unwrapped, "call") and hasattr(self.env, method_name):  # one for all rows
+            return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * len(rows)
         call = self._of_workers("call", method_name, rows)
         return list(call(method_name, *method_args, **method_kwargs))
 
@@ -176,6 +184,12 @@ class GymnasiumVecEnv(VecEnv):
         if rows not in (None, list(range(self.num_envs))):
             raise ValueError(f"`indices` must be left out with {inside}, which asks all rows; got {rows}.")
         return getattr(inside, function)
+
+
+def _resets_in_part(env: VectorEnv[Any, Any, Any]) -> bool:
+    """Whether rows can be reset by ``reset_mask`` in any mode."""
+    base = env.unwrapped
+    return isinstance(base, SyncVectorEnv | AsyncVectorEnv) or getattr(base, "resets_in_part", False)
 
 
 def _by_row(infos: Info, count: int) -> list[Info]:

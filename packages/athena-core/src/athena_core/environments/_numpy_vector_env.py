@@ -11,10 +11,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from athena_explore._dynamics import Dynamics, State, Words, streams
-from athena_explore._numpy_env import check_render_mode, checked_actions
-from athena_explore._visit_map import VisitMap
+from athena_core.environments._dynamics import Dynamics, State, Words, streams
+from athena_core.environments._numpy_env import check_render_mode, checked_actions, rows_of
+from athena_core.environments._visit_map import VisitMap
 
+#: what a step of a vector environment gives: observations, rewards, terminated, truncated, infos
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
@@ -40,12 +41,27 @@ class NumpyVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     Raises ValueError for numbers below 1, unknown modes, actions outside the space, other seeds or options;
     gymnasium.error.ResetNeeded for a step before `reset`, or of an ended row in DISABLED.
 
-    >>> from athena_explore import SparseMountainCar
-    >>> env = NumpyVectorEnv(SparseMountainCar(), 1000, autoreset_mode="SameStep")
+    >>> from gymnasium import spaces
+    >>> from athena_core.environments import Advanced
+    >>> class Line(Dynamics):
+    ...     observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+    ...
+    ...     def start(self, random):
+    ...         return {"random": random, "place": np.zeros(len(random), dtype=np.int64)}
+    ...
+    ...     def advance(self, state, action):
+    ...         place = np.clip(state["place"] + 2 * action - 1, 0, 2)
+    ...         return Advanced({**state, "place": place}, (place == 2).astype(float), place == 2)
+    ...
+    ...     def observe(self, state):
+    ...         return state["place"].copy()
+    >>> env = NumpyVectorEnv(Line(), 1000, autoreset_mode="SameStep")
     >>> observation, _ = env.reset(seed=0)
     >>> observation.shape, env.metadata["autoreset_mode"]
-    ((1000, 2), <AutoresetMode.SAME_STEP: 'SameStep'>)
+    ((1000,), <AutoresetMode.SAME_STEP: 'SameStep'>)
     """
+
+    resets_in_part = True  # by `reset_mask`, in any mode
 
     def __init__(
         self,
@@ -86,13 +102,13 @@ class NumpyVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start all rows, or those of ``options["reset_mask"]``; the observations of all."""
         rows = self._reset_rows(options)
         super().reset(seed=seed if isinstance(seed, int) else None)
         random = self._random(seed)
         if self._state is None:
-            self._state = self.dynamics.start(random)
+            self._state = self.start_rows(random, np.arange(self.num_envs))
         else:
             self._restart(self._state, rows, random)
         self._elapsed[rows], self._ended[rows] = 0, False
@@ -100,11 +116,9 @@ class NumpyVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def step(self, actions: Any) -> Step:
         before = self._started()
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,):
-            raise ValueError(
-                f"`actions` must have the shape ({self.num_envs},); got {actions.shape}. Give one a row."
-            )
+        actions, shape = np.asarray(actions), self.action_space.shape
+        if actions.shape != shape:
+            raise ValueError(f"`actions` must have the shape {shape}; got {actions.shape}. Give one a row.")
         actions = checked_actions(actions, self.dynamics.action_space)
         waiting = self._ended
         if self.autoreset_mode is AutoresetMode.DISABLED and waiting.any():
@@ -147,22 +161,28 @@ class NumpyVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ValueError(
                 f"`state` must be of {self.num_envs} environments; got {len(state['elapsed'])}. Make as many."
             )
-        self._state = {name: np.array(value) for name, value in state["state"].items()}
-        self._elapsed, self._ended = np.array(state["elapsed"]), np.array(state["ended"])
+        # Not np.array, which warns of the tensors that a checkpoint makes of arrays.
+        self._state = {name: np.asarray(value).copy() for name, value in state["state"].items()}
+        self._elapsed, self._ended = (np.asarray(state[name]).copy() for name in ("elapsed", "ended"))
 
-    def _start_again(self, state: State, observation: NDArray[Any]) -> dict[str, Any]:
+    def start_rows(self, random: Words, rows: NDArray[np.intp]) -> State:  # noqa: ARG002  # for those who override it
+        """States at the start of an episode of these rows; a subclass may tell rows apart here."""
+        return self.dynamics.start(random)
+
+    def _start_again(self, state: State, observation: Any) -> dict[str, Any]:
         """Start ended rows of a state and their observations, in place; the info of their last step."""
         ended, self._ended = self._ended, np.zeros_like(self._ended)
         final = np.full(self.num_envs, None, dtype=object)
         rows = np.flatnonzero(ended)
-        for row, last in zip(rows, observation[rows], strict=True):
-            final[row] = last
+        last = rows_of(observation, rows)
+        for place, row in enumerate(rows):
+            final[row] = rows_of(last, place)
         self._restart(state, ended, state["random"])
-        observation[rows] = self.dynamics.observe({name: value[rows] for name, value in state.items()})
+        _put(observation, rows, self.dynamics.observe({name: value[rows] for name, value in state.items()}))
         return {"final_obs": final, "_final_obs": ended, "final_info": {}, "_final_info": ended.copy()}
 
     def _restart(self, state: State, rows: NDArray[np.bool_], random: Words) -> None:
-        for name, value in self.dynamics.start(random[rows]).items():
+        for name, value in self.start_rows(random[rows], np.flatnonzero(rows)).items():
             state[name][rows] = value
         self._elapsed[rows] = 0
 
@@ -217,6 +237,15 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[np.bool
             f"{mask.shape}, {np.count_nonzero(mask)} of them True."
         )
     return mask
+
+
+def _put(observation: Any, rows: NDArray[np.intp], values: Any) -> None:
+    """Set rows of an array, or of each array in a dictionary, in place."""
+    if isinstance(observation, dict):
+        for name, part in observation.items():
+            _put(part, rows, values[name])
+    else:
+        observation[rows] = values
 
 
 def _mode(mode: AutoresetMode | str) -> AutoresetMode:
