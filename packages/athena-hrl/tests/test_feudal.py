@@ -158,6 +158,29 @@ def test_truncation_is_bootstrapped_with_the_value_of_the_state_that_was_reached
     assert reward == pytest.approx(0.0, abs=1e-6) or reward == pytest.approx(1.0, abs=1e-6)
 
 
+class Both(Choice):
+    """The last step terminates and is cut."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, over, _, info = super().step(action)
+        return obs, reward, over, over, info
+
+
+def test_a_termination_that_is_also_cut_has_no_future():
+    agent = Feudal(Both(3), gamma=0.5, intrinsic=0.0, **SMALL)
+    agent.rows.start(seed=0)
+    assert agent.rollout().returns[2, 0, 0].item() in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_memory_of_an_episode_ends_with_it(mode):
+    env = SyncVectorEnv([lambda: Choice(3), lambda: Choice(5)], autoreset_mode=mode)
+    agent = Feudal(env, **{**SMALL, "n_steps": 3})
+    agent.rows.start(seed=0)
+    agent.rollout()
+    assert agent.memory.mask.flatten(1).any(1).tolist() == [False, True]
+
+
 def test_the_managers_loss_reaches_over_no_end_of_an_episode():
     """Of six steps with an end after the third and c = 2, steps 0, 3 have two followers of their episode."""
     agent = Feudal(Choice(3), **SMALL)

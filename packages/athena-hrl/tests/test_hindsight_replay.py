@@ -295,6 +295,17 @@ def test_pitfall_6_rows_that_only_reset_are_never_sampled(mode: AutoresetMode) -
     np.testing.assert_array_equal(batch.terminated, reached)
 
 
+def test_an_end_of_a_row_that_took_no_step_is_none() -> None:
+    """Under NEXT_STEP a row only resets after its own end: what stood in its place says nothing."""
+    env = GoalVectorEnv(BitFlip(bits=3), 1, autoreset_mode=AutoresetMode.NEXT_STEP)
+    replay = HindsightReplay(env, 10)
+    obs, _ = env.reset(seed=0)
+    step: Any = (obs, [0], [-1.0], obs)
+    replay.add(*step, terminated=[True], truncated=[False], valid=np.array([False]))
+    replay.add(*step, terminated=[False], truncated=[True])
+    assert len(replay) == 1
+
+
 @pytest.mark.parametrize("k", [0, 0.5, 1, 4, 7])
 def test_pitfall_7_the_share_of_hindsight_is_exact_in_expectation(k: float) -> None:
     replay, _ = one_episode(6, "future", n_sampled_goal=k)
@@ -441,6 +452,9 @@ def test_a_new_step_has_the_highest_priority_so_far() -> None:
     play(replay, plain, [[2]])
     assert replay.priorities is not None
     assert replay.priorities[:5].tolist() == [5.0, 1.0, 1.0, 5.0, 5.0]
+    replay.update_priorities(np.array([0]), [0.5])
+    play(replay, plain, [[1]])
+    assert replay.priorities[:6].tolist() == [0.5, 1.0, 1.0, 5.0, 5.0, 5.0]
 
 
 def test_a_copy_is_whole_and_its_own() -> None:
