@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from athena_core.environments import register_rules
+
 _ROWS = (  # name, file, steps until an episode is truncated
     ("DeepSea", "_deep_sea", None),
     ("NoisyTVMaze", "_noisy_tv_maze", 200),
@@ -21,14 +23,4 @@ def register_environments() -> None:
     >>> env.observation_space.shape
     (4, 400)
     """
-    import gymnasium as gym
-
-    for name, file, time_limit in _ROWS:
-        environment_id, target = f"athena/{name}-v0", f"athena_explore.{file}:{name}"
-        if environment_id not in gym.registry:
-            gym.register(
-                environment_id,
-                f"{target}Env",
-                vector_entry_point=f"{target}VectorEnv",
-                max_episode_steps=time_limit,
-            )
+    register_rules("athena_explore", _ROWS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from athena_core.environments import register_rules
+
 _ROWS = (  # name, file, steps until an episode is truncated, None where the environment's own options say
     ("BitFlip", "_bit_flip", None),
     ("FourRooms", "_four_rooms", 1000),
@@ -21,14 +23,4 @@ def register_environments() -> None:
     >>> gym.make_vec("athena/FourRooms-v0", 100, goal=None).single_observation_space
     Discrete(104)
     """
-    import gymnasium as gym
-
-    for name, file, time_limit in _ROWS:
-        environment_id, target = f"athena/{name}-v0", f"athena_hrl.{file}:{name}"
-        if environment_id not in gym.registry:
-            gym.register(
-                environment_id,
-                f"{target}Env",
-                vector_entry_point=f"{target}VectorEnv",
-                max_episode_steps=time_limit,
-            )
+    register_rules("athena_hrl", _ROWS)

@@ -13,6 +13,7 @@ from ._numpy_env import checked_actions as checked_actions
 from ._numpy_vector_env import NumpyVectorEnv as NumpyVectorEnv
 from ._numpy_vector_env import Step as Step
 from ._numpy_vector_env import reset_mask as reset_mask
+from ._registration import register_rules as register_rules
 from ._replayable_env import Episode as Episode
 from ._replayable_env import ReplayableEnv as ReplayableEnv
 from ._replayable_env import Seen as Seen
