@@ -15,8 +15,6 @@ from athena_hrl._option_critic_losses import (
     of_option,
     option_advantages,
     policy_gradient_loss,
-    soft_option_value,
-    termination_loss,
 )
 from athena_hrl._option_learner import OptionLearner
 from athena_hrl._option_player import OptionStep
@@ -177,18 +175,11 @@ class OptionCritic(OptionLearner):
             policy = policy_gradient_loss(log_prob, advantage)
         else:
             policy = clipped_policy_loss(log_prob, advantage, old_log_prob=steps.log_prob, clip=self.clip)
-        upon = self.network(steps.arrival)
-        termination = termination_loss(
-            of_option(upon.beta, steps.option),
-            of_option(upon.values, steps.option),
-            soft_option_value(upon.values, self.epsilon),
-            margin=self.margin,
-        )
         value = 0.5 * (of_option(outputs.values, steps.option) - target) ** 2
         entropy = self.network.entropy(outputs, steps.option)
         return OptionLosses(
             mean_over(policy, steps.live),
-            mean_over(termination, steps.goes_on),
+            self._termination_loss(steps),
             mean_over(value, steps.live),
             mean_over(entropy, steps.live),
         )

@@ -16,7 +16,6 @@ from athena_hrl._option_critic_losses import (
     of_option,
     policy_gradient_loss,
     soft_option_value,
-    termination_loss,
     value_upon_arrival,
 )
 from athena_hrl._option_learner import OptionLearner
@@ -164,20 +163,14 @@ class OptionCriticDQN(OptionLearner):
 
     def actor_loss(self, step: OptionStep) -> Tensor:
         """The loss of policies and terminations on the latest step, a mean over environments."""
-        outputs, upon = self.network(step.obs), self.network(step.arrival)
+        outputs = self.network(step.obs)
         log_prob = self.network.log_prob(outputs, step.option, step.action)
         advantage = self.targets(step) - of_option(outputs.values, step.option)
-        termination = termination_loss(
-            of_option(upon.beta, step.option),
-            of_option(upon.values, step.option),
-            soft_option_value(upon.values, self.epsilon_now()),
-            margin=self.margin,
-        )
         policy = policy_gradient_loss(log_prob, advantage)
         entropy = self.network.entropy(outputs, step.option)
         return (
             mean_over(policy, step.live)
-            + self.termination_weight * mean_over(termination, step.goes_on)
+            + self.termination_weight * self._termination_loss(step)
             - self.entropy * mean_over(entropy, step.live)
         )
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from athena_hrl._numbers import LARGEST, in_range
-from athena_hrl._option_critic_losses import of_option
+from athena_hrl._option_critic_losses import mean_over, of_option, soft_option_value, termination_loss
 from athena_hrl._option_network import OptionNetwork, OptionOutputs, epsilon_greedy
-from athena_hrl._option_player import OptionPlayer
+from athena_hrl._option_player import OptionPlayer, OptionStep
 from athena_hrl._option_usage import OptionUsage
 from athena_hrl._smdp import agreed_gamma
 
@@ -166,6 +166,17 @@ class OptionLearner(ABC):
     @abstractmethod
     def epsilon_now(self) -> float:
         """The share of options chosen at random."""
+
+    def _termination_loss(self, steps: OptionStep) -> Tensor:
+        """That of the options that acted, where they arrived: a mean over steps that end no episode."""
+        upon = self.network(steps.arrival)
+        loss = termination_loss(
+            of_option(upon.beta, steps.option),
+            of_option(upon.values, steps.option),
+            soft_option_value(upon.values, self.epsilon_now()),
+            margin=self.margin,
+        )
+        return mean_over(loss, steps.goes_on)
 
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
