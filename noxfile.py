@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent
 CORE = "athena-core"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 WITH_ORACLES = [name for name in PACKAGES if (ROOT / "packages" / name / "tests" / "oracles").is_dir()]
+TIERS = sorted(path.name for path in (ROOT / "packages/athena-xpu/tiers").iterdir() if path.is_dir())
 RL = ["stable-baselines3", "sb3-contrib", "torchrl", "tensordict"]
 WHEELS: dict[str, str] = {}
 
@@ -31,6 +32,7 @@ nox.options.sessions = (
     "build",
     "tests",
     "oracles",
+    "tiers",
     "integration",
     "scaffold",
     "types",
@@ -106,6 +108,14 @@ def oracles(session: nox.Session, package: str) -> None:
     """Compare one package with other libraries."""
     install(session, *together(package), also=group(package, "tests") + group(package, "oracles"))
     session.run("pytest", str(ROOT / "packages" / package / "tests" / "oracles"), *session.posargs)
+
+
+@nox.session
+@nox.parametrize("tier", TIERS, ids=TIERS)
+def tiers(session: nox.Session, tier: str) -> None:
+    """Prove one side of athena-xpu without its device, on what the other packages do there."""
+    install(session, *PACKAGES, also=[*group("athena-xpu", "tiers"), *RL[:1]])
+    session.run("pytest", str(ROOT / "packages" / "athena-xpu" / "tiers" / tier), *session.posargs)
 
 
 @nox.session

@@ -17,6 +17,7 @@ from ._errors import AthenaError as AthenaError
 from ._host import PluginHost as PluginHost
 from ._host import PluginStatus as PluginStatus
 from ._host import default_host as default_host
+from ._kernels import KernelFailed as KernelFailed
 from ._kernels import kernels as kernels
 from ._kernels import kernels_disabled as kernels_disabled
 from ._one_thread import one_thread as one_thread

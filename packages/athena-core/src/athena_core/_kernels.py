@@ -20,6 +20,7 @@ from torch.compiler import is_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
 from athena_core import _host, _settings
+from athena_core._errors import AthenaError
 from athena_core._formula import differentiable
 from athena_core._target import describe, resolve
 
@@ -56,6 +57,14 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+
+
+class KernelFailed(AthenaError):  # noqa: N818  # what has happened, as StopIteration
+    """What a kernel raises that cannot run here, before it has changed anything: the reference runs instead.
+
+    >>> str(KernelFailed("no compiler for this device"))
+    'no compiler for this device'
+    """
 
 
 class KernelRow(NamedTuple):

@@ -3,6 +3,7 @@ from ._check import Check as Check
 from ._cut_run import CutRun as CutRun
 from ._cut_run import Executed as Executed
 from ._cut_run import execute as execute
+from ._drawn_kernels import check_drawn as check_drawn
 from ._dynamics import check_dynamics as check_dynamics
 from ._documentation import documentation as documentation
 from ._kernels import kernel_checks as kernel_checks

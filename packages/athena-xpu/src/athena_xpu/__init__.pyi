@@ -1,0 +1,1 @@
+from ._register import register as register
