@@ -1,0 +1,43 @@
+"""What every balancer is: one direction from the gradients of several tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+
+class Balancer(ABC):
+    r"""One direction from the gradients of several tasks (kind ``balancer``).
+
+    Most methods choose weights from the Gramian :math:`G = J J^\top` of the task gradients alone, the rows of
+    :math:`J`, and the direction is :math:`J^\top w`. Those that need the matrix itself override `direction`
+    and set ``needs_matrix``.
+
+    >>> from athena_multitask import Balancer
+    >>> class Mean(Balancer):
+    ...     def weights(self, gramian):
+    ...         return gramian.new_full(gramian.shape[:1], 1 / len(gramian))
+    >>> import torch
+    >>> Mean().direction(torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
+    tensor([1., 2.])
+    """
+
+    #: Whether `direction` needs the gradients themselves; else their Gramian is enough.
+    needs_matrix: bool = False
+
+    @abstractmethod
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Weights of the tasks, ``(tasks,)``, from the Gramian ``(tasks, tasks)`` of their gradients."""
+
+    def direction(self, matrix: Tensor) -> Tensor:
+        """The direction, ``(parameters,)``, from the matrix ``(tasks, parameters)`` of gradients."""
+        return self.weights(matrix @ matrix.T).to(matrix.dtype) @ matrix
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be kept for going on as if never interrupted; empty for methods without memory."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # methods without memory keep it
+        """Take back what `state_dict` gave."""
