@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
+
+from athena_multitask._gramian import gramian_of
 
 
 class Balancer(ABC):
@@ -24,8 +26,13 @@ class Balancer(ABC):
     tensor([1., 2.])
     """
 
+    #: What this method claims of the laws that not all obey: ``"permutation"``, the direction does not depend
+    #: on the order of the tasks; ``"scaling"``, gradients times a positive number give as many times the
+    #: direction; ``"non-conflict"``, no task's gradient has a negative product with the direction;
+    #: ``"stationary"``, the direction is zero where a positive combination of the gradients is.
+    laws: ClassVar[frozenset[str]] = frozenset()
     #: Whether `direction` needs the gradients themselves; else their Gramian is enough.
-    needs_matrix: bool = False
+    needs_matrix: ClassVar[bool] = False
 
     @abstractmethod
     def weights(self, gramian: Tensor) -> Tensor:
@@ -33,11 +40,11 @@ class Balancer(ABC):
 
     def direction(self, matrix: Tensor) -> Tensor:
         """The direction, ``(parameters,)``, from the matrix ``(tasks, parameters)`` of gradients."""
-        return self.weights(matrix @ matrix.T).to(matrix.dtype) @ matrix
+        return self.weights(gramian_of(matrix)).to(matrix.dtype) @ matrix
 
     def state_dict(self) -> dict[str, Any]:
         """What must be kept for going on as if never interrupted; empty for methods without memory."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # methods without memory keep it
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (methods without memory keep it)
         """Take back what `state_dict` gave."""
