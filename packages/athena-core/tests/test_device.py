@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -166,6 +167,34 @@ def test_autocast_refuses_what_torch_would_ignore():
             assert (x @ x).dtype == expected
     with pytest.raises(ValueError, match=r"`dtype` must be .* got torch\.float64"):
         cpu.autocast(torch.float64)
+
+
+def test_profile_on_the_cpu(tmp_path):
+    folder = tmp_path / "new" / "profile"
+    for size in (8, 16):  # a trace that is there is replaced
+        with backend("cpu").profile(folder) as profiler:
+            _ = torch.ones(size, size) @ torch.ones(size, size)
+    assert "aten::mm" in {event.key for event in profiler.key_averages()}
+    trace = json.loads((folder / "trace.json").read_text("utf-8"))
+    assert "aten::mm" in {event["name"] for event in trace["traceEvents"]}
+    assert [path.name for path in folder.iterdir()] == ["trace.json"]
+
+
+def test_profile_of_what_torch_does_not_record(tmp_path):
+    for own in (Meta(), MPS()):
+        with pytest.raises(AthenaError, match=f"{own.type}: this torch .* records nothing of it"):
+            own.profile(tmp_path / own.type).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_type_tells_why(eager, no_accelerator, monkeypatch):
+    monkeypatch.setattr(Meta, "count", lambda self: 0)
+    with pytest.raises(AthenaError, match=r"There is: cpu\. See `athena doctor`\."):
+        device("meta")
+    monkeypatch.setattr(Meta, "notes", lambda self: ["there is nothing"])
+    monkeypatch.setattr(Meta, "diagnose", lambda self: ["turn it on: meta --on"])
+    with pytest.raises(AthenaError, match=r"There is: cpu\. there is nothing; turn it on: meta --on"):
+        device("meta")
 
 
 def test_scaler_only_scales_float16():

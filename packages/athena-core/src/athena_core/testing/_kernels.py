@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from athena_core import _kernels
 from athena_core._component import Kernel
+from athena_core._errors import AthenaError
 from athena_core._host import KernelOffer
 from athena_core._target import resolve
 from athena_core.testing._check import Check
@@ -47,7 +50,8 @@ def kernel_checks(kernel: Kernel | KernelOffer, samples: Samples | None = None) 
     It is compared with the reference in float64, forward and backward, over the samples' shapes, in
     other memory layouts, and in each dtype; then under ``torch.func``, ``create_graph``, fake tensors,
     ``torch.compile``, autocast and inference mode. A kernel that changes its arguments is asked to
-    bump their versions instead. Checks skip themselves where the device is not there.
+    bump their versions instead, and the results of one without a gradient to carry none. Checks skip
+    themselves where the device is not there.
 
     Args:
         kernel: its tolerances widen or narrow `TOLERANCE`.
@@ -66,15 +70,30 @@ def kernel_checks(kernel: Kernel | KernelOffer, samples: Samples | None = None) 
         return
     yield Check(f"{label}: obeys the op's rules", partial(_check_rules, op, kernel))
     trial = _Trial(op, kernel, samples or op.samples)
-    for law in _MUTATING if op.mutated else _PURE:
+    laws = _MUTATING if op.mutated else _PURE if op.differentiable else _WITHOUT_GRADIENT
+    for law in laws:
         yield Check(f"{label}: {law.__name__.replace('_', ' ')}", partial(trial.run, law))
 
 
 def _check_defined(kernel: Kernel) -> None:
-    resolve(kernel.target)  # brings in the op where the kernel's module imports its owner
-    assert kernel.op in _kernels.OPS, (
-        f"no imported module defines {kernel.op}; import its owner beside the kernel"
-    )
+    """Skips where the op's owner, the module named as its namespace, or what the kernel needs is absent."""
+    owner = kernel.op.partition("::")[0]
+    try:
+        resolve(kernel.target)  # brings in the op where the kernel's module imports its owner
+    except AthenaError as error:
+        raise unittest.SkipTest(str(error)) from error
+    if kernel.op not in _kernels.OPS:
+        if find_spec(owner) is None:
+            raise unittest.SkipTest(f"{owner}, which may own the op, is not installed")
+        _import_names(import_module(owner))
+    assert kernel.op in _kernels.OPS, f"{owner} does not define {kernel.op}; see the op's name"
+
+
+def _import_names(package: Any) -> None:
+    """Load all that a lazy package exports: one of its modules defines the op."""
+    for name in getattr(package, "__all__", ()):
+        with suppress(Exception):  # what needs an extra
+            getattr(package, name)
 
 
 def _check_rules(op: _kernels.Op, kernel: Kernel) -> None:
@@ -166,6 +185,15 @@ def forward_equals_the_reference(trial: _Trial) -> None:
                     found = trial.actual(laid)
                 if not references:  # where `supports` refuses, there is no kernel to judge
                     _compare(found, exact, trial.tolerance(dtype), f"{dtype}, {layout}", expected)
+
+
+def output_stays_where_a_gradient_is_wanted(trial: _Trial) -> None:
+    tolerance = trial.tolerance(torch.float32)
+    for args in trial.draw(torch.float32):
+        expected = trial.actual(args)
+        found = _tensors(trial.op.overload(*_leaves(args)[0]))
+        _compare(found, expected, tolerance, "output where a gradient is wanted", expected)
+        assert _layout(found) == _layout(expected), "output where a gradient is wanted: another layout"
 
 
 def backward_equals_the_reference(trial: _Trial) -> None:
@@ -261,7 +289,7 @@ def graph_holds_the_op_alone(trial: _Trial) -> None:
             assert names == own[:1], f"the graph holds {names}, not the op alone"
         else:
             assert not own, f"`compiled=False`, but the graph holds {own}"
-        if not trial.op.mutated:
+        if not trial.op.mutated and trial.op.differentiable:
             _compare(
                 _gradients(compiled, args),
                 _gradients(trial.op.overload, args),
@@ -322,14 +350,34 @@ def gradients_run_the_reference(trial: _Trial) -> None:
     assert references, "the kernel ran where a gradient was wanted, and lost it"
 
 
+def results_carry_no_gradient(trial: _Trial) -> None:
+    args = tree_map(lambda one: one.requires_grad_() if _differentiable(one) else one, _copy(trial.one()))
+    with trial.counting() as references:
+        found = _tensors(trial.op.overload(*args))
+    assert not references, "the reference ran where an argument requires a gradient"
+    for results in (found, _tensors(trial.op.reference(*args))):
+        assert not any(one.requires_grad for one in results), "a result requires a gradient"
+
+
 _PURE = (
     samples_reach_the_kernel,
     forward_equals_the_reference,
+    output_stays_where_a_gradient_is_wanted,
     backward_equals_the_reference,
     frozen_arguments_get_no_gradient,
     gradients_agree_with_finite_differences,
     second_derivatives_equal_the_reference,
     transforms_run_the_reference,
+    fake_tensors_tell_the_layout,
+    graph_holds_the_op_alone,
+    modes_do_not_change_the_result,
+    autocast_gives_the_same_dtype,
+    arguments_stay_as_they_are,
+)
+_WITHOUT_GRADIENT = (
+    samples_reach_the_kernel,
+    forward_equals_the_reference,
+    results_carry_no_gradient,
     fake_tensors_tell_the_layout,
     graph_holds_the_op_alone,
     modes_do_not_change_the_result,
@@ -368,9 +416,12 @@ def _copy(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _exact(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tree_map(
-        lambda one: one.to("cpu", torch.float64, copy=True) if _differentiable(one) else one, args
-    )
+    def exact(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        return one.to("cpu", torch.float64 if one.is_floating_point() else one.dtype, copy=True)
+
+    return tree_map(exact, args)
 
 
 def _layouts(args: tuple[Any, ...]) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -428,7 +479,8 @@ def _gradients(function: Callable[..., Any], args: tuple[Any, ...], only: int | 
     args, wanted = _leaves(args, only)
     outputs = [one for one in _tensors(function(*args)) if one.requires_grad]
     assert outputs, "no result requires a gradient"
-    return list(torch.autograd.grad(outputs, wanted, _cotangents(outputs)))
+    # Arguments on which nothing depends smoothly have a gradient of zeros.
+    return list(torch.autograd.grad(outputs, wanted, _cotangents(outputs), materialize_grads=True))
 
 
 def _second_gradients(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
