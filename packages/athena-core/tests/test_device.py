@@ -12,6 +12,7 @@ from fake_devices import Eager, Meta
 
 from athena_core import AthenaError, DeviceBackend, DeviceCaps, backend, device
 from athena_core._backends import CPU, CUDA, MPS
+from athena_core._rng import rng_state, set_rng_state
 
 
 @pytest.fixture(autouse=True)
@@ -251,3 +252,17 @@ def test_an_incomplete_backend_cannot_be_made():
 
     with pytest.raises(TypeError, match="caps"):
         Nothing()
+
+
+def test_a_checkpoint_of_another_type_of_device_leaves_its_generators_out():
+    """As where a run with ``auto`` goes on on a machine without the accelerator that it began on."""
+    cpu = torch.device("cpu")
+    state = rng_state(cpu)
+    state["numpy"]["state"]["key"] = torch.as_tensor(state["numpy"]["state"]["key"])
+    drawn = torch.rand(3)
+    other = {**state, "device": [torch.zeros(16)], "device_type": "xpu"}
+    with pytest.warns(RuntimeWarning, match="the checkpoint is of xpu and the run goes on with cpu"):
+        set_rng_state(other, cpu)
+    assert torch.equal(torch.rand(3), drawn)
+    set_rng_state(state, cpu)  # without a warning
+    assert torch.equal(torch.rand(3), drawn)

@@ -169,6 +169,22 @@ def test_structures_keep_their_form_and_shared_tensors_stay_shared():
     assert placed[0].b[1] == 3
 
 
+def test_arrays_that_hold_no_numbers_of_torchs_are_returned_as_they_are():
+    words = np.array(["ash", "birch"])
+    assert place({"words": words, "x": np.ones(2)}, "meta")["words"] is words
+
+
+def test_sparse_tensors_are_placed():
+    eye = torch.eye(3, dtype=torch.float64).to_sparse()
+    assert place([eye], "meta")[0].dtype == torch.float32
+    assert place([eye], "cpu")[0].to_dense().equal(torch.eye(3, dtype=torch.float64))
+
+
+def test_parameters_without_a_shape_are_refused():
+    with pytest.raises(AthenaError, match=r"`0\.weight` has no shape yet; call the module once"):
+        place(nn.Sequential(nn.LazyLinear(3)), "cpu")
+
+
 def test_nothing_is_moved_when_refused(monkeypatch):
     model = Decoder()
     monkeypatch.setattr(Meta, "free", 100)
@@ -284,6 +300,17 @@ def test_an_optimizer_whose_model_is_elsewhere():
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters())
     with pytest.raises(AthenaError, match=r"parameters are on cpu, not on meta; place the model first"):
         place(optimizer, "meta")
+
+
+def test_an_optimizer_of_a_weight_that_was_split(monkeypatch):
+    """Where the host is among the devices, the old weight still lies on one of them."""
+    limit(monkeypatch, max_alloc=64)
+    model = nn.Sequential(nn.Embedding(11, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    model = place(model, "cpu")
+    with pytest.raises(AthenaError, match=r"weight \(11, 2\) .* was split; make the optimizer anew"):
+        place(optimizer, "cpu")
+    assert place(torch.optim.Adam(model.parameters()), "cpu")
 
 
 def test_a_backend_places_too():

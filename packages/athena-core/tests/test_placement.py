@@ -171,6 +171,8 @@ def test_a_vocabulary_over_the_largest_allocation_is_split():
         "embedding.weight", (2**20, 2048), torch.bfloat16, trainable=True, splittable=True, width=2048
     )
     assert plan([words], [room], training=False).tensors[0].pieces == (2**19, 2**19)
+    exact = DeviceRoom("xpu:0", DeviceCaps(max_alloc=4 * 2**30))
+    assert plan([words], [exact], training=False).splits == ()
     made = plan([words], [room])
     assert [placed.pieces for placed in made.splits] == [(349526, 349525, 349525)]
     assert made.loads[0].total == 2**31 * (2 + 2 + 8)
@@ -284,6 +286,12 @@ def test_sizes_in_words(count, text):
 def test_bad_arguments(call):
     with pytest.raises(ValueError, match="`devices`"):
         call(TensorSize("w", (1,), torch.float32), DeviceRoom("gpu:0", DeviceCaps()))
+
+
+@pytest.mark.parametrize("name", ["rows", "optimizer_bytes"])
+def test_counts_below_zero(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 0; got -1"):
+        plan([], [DeviceRoom("gpu:0", DeviceCaps())], **{name: -1})
 
 
 def test_no_tensors_and_scalars_and_empty_ones():

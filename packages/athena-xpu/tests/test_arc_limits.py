@@ -261,6 +261,54 @@ def test_transforms_copies_and_odd_shapes() -> None:
         assert there.mul(float("nan")).isnan().all().item()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
+def test_conjugated_negated_and_zero_views() -> None:
+    """Views whose numbers are not those of their memory, and forward mode's zeros, which have none."""
+    x = torch.randn(3, dtype=torch.complex64)
+    with ArcLimits():
+        there = x.to(DEVICE)
+        assert torch.equal((2 * there.conj()).imag.cpu(), (2 * x.conj()).imag)
+        assert torch.equal(there.conj().imag.clone().cpu(), x.conj().imag.clone())
+        assert there.conj().is_conj()
+        assert torch.equal(there.conj().conj().resolve_conj().cpu(), x)
+        hessian = torch.func.hessian(lambda row: (row**3).sum())(torch.ones(3, device=DEVICE))
+        assert torch.equal(hessian.cpu(), 6 * torch.eye(3))
+
+
+def test_sequences_of_several_lengths() -> None:
+    """What torch wants on the host stays there."""
+    lstm, x = nn.LSTM(4, 6, batch_first=True), torch.randn(3, 5, 4)
+
+    def run(x: Tensor) -> float:
+        packed = nn.utils.rnn.pack_padded_sequence(x, [5, 4, 2], batch_first=True)
+        output = nn.utils.rnn.pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
+        output.sum().backward()
+        return output.sum().item()
+
+    expected = run(x)
+    with ArcLimits():
+        lstm.to(DEVICE)
+        assert run(x.to(DEVICE)) == expected
+
+
+def test_sparse_gradients_are_refused() -> None:
+    with (
+        ArcLimits(),
+        pytest.raises(AthenaError, match=r"sparse_coo on the device .*; ArcLimits follows strided"),
+    ):
+        nn.Embedding(5, 3, sparse=True).to(DEVICE)(torch.arange(4, device=DEVICE)).sum().backward()
+
+
+def test_one_at_a_time() -> None:
+    with ArcLimits() as limits:
+        for inner in (limits, ArcLimits()):
+            with pytest.raises(AthenaError, match="another one is active here"), inner:
+                pass
+        assert on_device(2).sum().item() == 2
+    with limits:  # and again
+        assert on_device(2).sum().item() == 2
+
+
 def test_a_check_of_nothing_fails() -> None:
     with pytest.raises(AthenaError, match="nothing ran on the device"), ArcLimits():
         torch.ones(3) + 1

@@ -47,8 +47,17 @@ def test_no_device(fake_xpu):
         AthenaError, match=r"device `xpu`: no xpu device .*There is: cpu\..*is built with XPU"
     ):
         device("xpu")
-    with pytest.raises(AthenaError, match=r"`index` must lie in \[0, 0\).*got 0"):
-        XPU().caps(0)
+    for ask in (
+        XPU().caps,
+        XPU().device,
+        lambda: XPU().device(0),
+        lambda: XPU().move(torch.ones(1), torch.half),
+    ):
+        with pytest.raises(
+            AthenaError, match=r"xpu: no device can be used here; .*Its driver: sudo"
+        ) as error:
+            ask()
+        one_line(error)
 
 
 def test_no_build(fake_xpu, monkeypatch):
@@ -77,6 +86,8 @@ def test_index_out_of_range(fake_xpu, index):
     fake_xpu("battlemage", "battlemage")
     with pytest.raises(AthenaError, match=rf"device `xpu:{index}`: there are 2 devices, xpu:0 to xpu:1"):
         device(f"xpu:{index}")
+    with pytest.raises(AthenaError, match=rf"`index` must lie in \[0, 2\).*got {index}"):
+        XPU().device(index)
     with pytest.raises(AthenaError, match=rf"`index` must lie in \[0, 2\).*got {index}"):
         XPU().caps(index)
     with pytest.raises(AthenaError, match=r"got -1"):

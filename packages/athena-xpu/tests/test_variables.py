@@ -120,6 +120,8 @@ def test_a_selector_that_leaves_some(selector):
         ("level_zero:0", None, "must be numbers"),
         ("-1", 1, "must be numbers"),
         ("0,", 1, "must be numbers"),
+        (".0", 1, "must be numbers"),
+        ("0.", 1, "must be numbers"),
     ],
 )
 def test_a_mask_that_leaves_none(mask, gpus, why):
@@ -132,7 +134,7 @@ def test_a_mask_that_leaves_some_or_cannot_be_judged(mask, gpus):
 
 
 def test_interpreting_contradicts_the_device():
-    for value in ("1", "True"):
+    for value in ("1", "True", "y"):
         only({"TRITON_INTERPRET": value}, "unset TRITON_INTERPRET")
     assert problems({"TRITON_INTERPRET": "0"}) == []
     assert problems({"TRITON_INTERPRET": "1"}, wanted=False) == []
@@ -148,6 +150,7 @@ def test_limits_count_only_from_the_beginning():
     """Pitfall 14: the runtime reads them while torch is imported."""
     only({RELAXED: "1"}, "set after Python began", f"export {RELAXED}=1 before", began={})
     assert problems({}, began={RELAXED: "1"}) == []
+    only({RELAXED: "yes"}, "is not understood", began={})  # one remedy, not two that contradict
     assert relaxed_limits({RELAXED: "1"})
     assert not relaxed_limits({RELAXED: "0"})
     assert not relaxed_limits({})

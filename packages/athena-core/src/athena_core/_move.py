@@ -11,12 +11,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
 
 from athena_core._device import backend
 from athena_core._placement import Placed, PlacementError, describe, size_text
 from athena_core._split import split_rows
 
 ROUTES: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
+SPLIT = WeakIdKeyDictionary()  # weights that gave way to pieces: an optimizer may still hold one
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _INNERMOST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -132,6 +134,7 @@ def _replace(modules: Sequence[nn.Module], copies: Copies) -> dict[nn.Module, nn
     for module in modules:
         pieces = copies.get(id(module._parameters.get("weight")))
         if isinstance(pieces, list):
+            SPLIT[module._parameters["weight"]] = None
             replaced[module] = split_rows(module, pieces)
     for module in modules if replaced else ():
         for name, child in module._modules.items():

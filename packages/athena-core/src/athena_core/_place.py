@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from athena_core._device import backend, device
 from athena_core._errors import AthenaError
 from athena_core._kept import kept_bytes
-from athena_core._move import ROUTES, execute, is_above, out_of_memory, rebuild
+from athena_core._move import ROUTES, SPLIT, execute, is_above, out_of_memory, rebuild
 from athena_core._placement import DeviceRoom, TensorSize, plan, storable
 from athena_core._split import splits
 
@@ -53,7 +54,7 @@ def place(
     chosen = [device(d) for d in ([devices] if isinstance(devices, str | torch.device) else devices)]
     if isinstance(obj, torch.optim.Optimizer):
         return _follow(obj, chosen)
-    obj = rebuild(lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, obj)
+    obj = rebuild(_as_tensor, obj)
     found = _sizes(obj, step)
     planned = plan(
         [size for _, size in found],
@@ -65,6 +66,16 @@ def place(
     )
     there = {placed.tensor.name: placed for placed in planned.tensors}
     return execute(obj, [(tensor, there[size.name]) for tensor, size in found], channels_last=channels_last)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    """An array as a tensor, unless it holds what torch has no dtype for, such as text."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    try:
+        return torch.as_tensor(leaf)
+    except TypeError:
+        return leaf
 
 
 def tensor_sizes(obj: Any, step: Callable[[Any], Any] | None = None) -> list[TensorSize]:
@@ -98,7 +109,7 @@ def rooms(devices: Sequence[torch.device], present: Sequence[Tensor] = ()) -> li
         free = caps.total if memory is None else memory[0]
         if free is not None:
             grads = (tensor.grad for tensor in present if tensor.is_leaf and tensor.grad is not None)
-            free += sum(t.nbytes for t in (*present, *grads) if t.device == one)
+            free += sum(t.numel() * t.itemsize for t in (*present, *grads) if t.device == one)
         found.append(DeviceRoom(str(one), caps, free, own.activation_bytes))
     return found
 
@@ -113,7 +124,10 @@ def _sizes(obj: Any, step: Callable[[Any], Any] | None = None) -> list[tuple[Ten
         routes = len(ROUTES.get(owner, ())) if isinstance(owner, nn.Module) else 0
         layer = next((sizes[id(t)][1].layer for t in own.values() if id(t) in sizes), layer)
         for key, tensor in own.items():
-            name, width = ".".join(filter(None, (path, key))), _width(owner, key)
+            name = ".".join(filter(None, (path, key)))
+            if is_lazy(tensor):
+                raise AthenaError(f"`{name}` has no shape yet; call the module once before it is placed.")
+            width = _width(owner, key)
             splittable = key == "weight" and splits(owner, own_hooks=routes)
             kept = None if measured is None else measured.pop(path, 0)  # all of it for its first tensor
             if id(tensor) in sizes:
@@ -172,6 +186,11 @@ def _follow(optimizer: torch.optim.Optimizer, chosen: Sequence[torch.device]) ->
         raise AthenaError(
             f"the optimizer's parameters are on {found}, not on {wanted}; place the model first, and make"
             " the optimizer anew if a weight was split."
+        )
+    if (gone := next((p for group in groups for p in group["params"] if p in SPLIT), None)) is not None:
+        raise AthenaError(
+            f"the optimizer still holds the weight {tuple(gone.shape)} whole, which was split; make the"
+            " optimizer anew from the placed model."
         )
     moved: list[tuple[dict[str, Any], str, Any]] = []
     full: torch.device | None = None

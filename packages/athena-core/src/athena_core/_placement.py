@@ -174,7 +174,7 @@ def plan(
         rows: batch times positions of one step, for the activations; 0 leaves them out.
         cast: give a device without float64 float32 instead; False refuses.
 
-    Raises PlacementError where no split exists, ValueError for repeated names or devices.
+    Raises PlacementError where no split exists, ValueError for repeated names or devices and counts below 0.
     Source: none.
 
     >>> import torch
@@ -190,6 +190,9 @@ def plan(
         raise ValueError(f"`tensors` and `devices` must have distinct names; got {repeated} repeatedly.")
     if not devices:
         raise ValueError("`devices` must hold at least one; got none.")
+    for name, count in (("rows", rows), ("optimizer_bytes", optimizer_bytes)):
+        if count < 0:
+            raise ValueError(f"`{name}` must be at least 0; got {count}.")
     costs = _Costs(training, optimizer_bytes, rows, cast)
     units, torn = _units(tensors, devices, costs)
     loads, at, placed = [Load(room) for room in devices], 0, []

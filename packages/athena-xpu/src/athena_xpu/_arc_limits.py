@@ -15,21 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves, tree_map
 
 from athena_core import AthenaError, DeviceCaps
 from athena_xpu._caps import ARCHITECTURES
+from athena_xpu._mirrors import DEVICE, Mirrors, holds_numbers
 
-DEVICE = torch.device("meta")
 _WIDE = (torch.float64, torch.complex128)
 _TORCH = str(Path(torch.__file__).parent)
 _COPIES = frozenset({"aten::_to_copy", "aten::copy_", "aten::_foreach_copy_", "aten::copy"})
+_PACK = "aten::_pack_padded_sequence"  # the second of its results lies on the host
 # They take host tensors beside the device's: indices, or scalars that a host tensor holds.
 _MIXED = frozenset(
     {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
     | {f"aten::_foreach_{name}" for name in ("addcdiv", "addcdiv_", "addcmul", "addcmul_")}
-    | {"aten::_pack_padded_sequence"}
+    | {_PACK, f"{_PACK}_backward"}
 )
 # The size of their result, or the result itself, is in the device's memory: the host waits for it.
 _WAITS = frozenset(
@@ -61,10 +62,12 @@ class ArcLimits(TorchDispatchMode):
     Args:
         caps: of the device; Alchemist's (the A series': no float64, 4 GiB - 1 bytes at once) if None.
 
-    Raises AthenaError for what is refused, and on leaving if nothing ran on the device.
+    Raises AthenaError for what is refused, for sparse tensors, inside another one, and on leaving if
+    nothing ran on the device.
 
     Not seen: what a kernel does inside, the choice of an attention kernel (torch has its own for each
-    device type), autocast (none for ``meta``), and generators (the host's stand for the device's).
+    device type), autocast (none for ``meta``), generators (the host's stand for the device's), and other
+    threads. `torch.save` saves shapes alone: save what ``.cpu()`` returns.
 
     >>> import torch
     >>> with ArcLimits() as limits:
@@ -72,10 +75,12 @@ class ArcLimits(TorchDispatchMode):
     ...     (2 * weight).sum().backward()
     ...     weight.grad.tolist(), limits.syncs.total()
     ([2.0, 2.0, 2.0], 1)
-    >>> with ArcLimits() as limits:
-    ...     torch.arange(3.0).to(limits.device).double()
-    Traceback (most recent call last):
-    athena_core._errors.AthenaError: aten::_to_copy would put float64 (shape (3,), 24 B) on the device...
+    >>> try:
+    ...     with ArcLimits() as limits:
+    ...         torch.arange(3.0).to(limits.device).double()
+    ... except Exception as error:
+    ...     print(str(error).partition(" at ")[0])
+    aten::_to_copy would put float64 (shape (3,), 24 B) on the device
     """
 
     device: ClassVar[torch.device] = DEVICE
@@ -89,6 +94,10 @@ class ArcLimits(TorchDispatchMode):
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        if any(isinstance(mode, ArcLimits) for mode in _get_current_dispatch_mode_stack()):
+            raise AthenaError(
+                "ArcLimits: another one is active here; leave it first, as one device is meant."
+            )
         super().__enter__()
         self._stack.enter_context(self._builders)
         self._stack.enter_context(_modules_as_elsewhere())
@@ -123,7 +132,7 @@ class ArcLimits(TorchDispatchMode):
         self._count(name, tensors, to_host)
         _refuse_mixture(name, func, tensors, args, kwargs)
         before = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in inputs}
-        shapes_alone = not all(map(_holds_numbers, inputs))
+        shapes_alone = not all(map(holds_numbers, inputs))
         if shapes_alone or not (to_host or _writes_to_host(func, args, kwargs)):
             planned = _planned(func, args, kwargs, must=shapes_alone)
             self._check(name, planned, before)
@@ -131,11 +140,11 @@ class ArcLimits(TorchDispatchMode):
                 return planned
         if target == DEVICE:
             kwargs = {**kwargs, "device": torch.device("cpu")}
-        mirrors = _Mirrors()
+        mirrors = Mirrors()
         result = func(*tree_map(mirrors.of, args), **tree_map(mirrors.of, kwargs))
         if to_host:
             return result
-        made = tree_map(mirrors.back, result)
+        made = (mirrors.back(result[0]), result[1]) if name == _PACK else tree_map(mirrors.back, result)
         self._check(name, made, before)
         return made
 
@@ -147,6 +156,11 @@ class ArcLimits(TorchDispatchMode):
         for tensor in tree_leaves(results):
             if not isinstance(tensor, Tensor) or tensor.device != DEVICE:
                 continue
+            if tensor.layout is not torch.strided:
+                raise AthenaError(
+                    f"{name} makes a tensor of {tensor.layout} on the device at {_caller()}; ArcLimits"
+                    " follows strided ones alone: leave out `sparse=True`, or keep it on the host."
+                )
             storage = tensor.untyped_storage()
             size = storage.nbytes()
             if tensor.dtype in lacking:
@@ -201,39 +215,6 @@ class _Builders(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Mirrors:
-    """The host's view of each device tensor of one op, and the way back."""
-
-    def __init__(self) -> None:
-        self._same: dict[int, tuple[Tensor, Tensor]] = {}
-        self._storages: dict[int, torch.UntypedStorage] = {}
-
-    def of(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.device != DEVICE:
-            return leaf
-        storage = leaf.untyped_storage()
-        numbers = storage.numbers  # pyright: ignore[reportAttributeAccessIssue]
-        mirror = torch.empty(0, dtype=leaf.dtype)
-        mirror.set_(numbers, leaf.storage_offset(), leaf.size(), leaf.stride())
-        self._same[id(mirror)] = mirror, leaf
-        self._storages[numbers._cdata] = storage
-        return mirror
-
-    def back(self, leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if id(leaf) in self._same:
-            return self._same[id(leaf)][1]
-        numbers = leaf.untyped_storage()
-        storage = self._storages.get(numbers._cdata)
-        if storage is None:
-            storage = torch.UntypedStorage(numbers.nbytes(), device=DEVICE)
-            storage.numbers = numbers  # pyright: ignore[reportAttributeAccessIssue]
-            self._storages[numbers._cdata] = storage
-        empty = torch.empty(0, dtype=leaf.dtype, device=DEVICE)
-        return empty.set_(storage, leaf.storage_offset(), leaf.size(), leaf.stride())
-
-
 def _index(key: Any) -> Any:
     """An index whose lists and arrays are tensors of the host."""
     if isinstance(key, tuple):
@@ -275,10 +256,6 @@ def _writes_to_host(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     return any(isinstance(t, Tensor) and t.device != DEVICE for t in tree_leaves(written))
-
-
-def _holds_numbers(tensor: Tensor) -> bool:
-    return hasattr(tensor.untyped_storage(), "numbers")
 
 
 def _is_device(device: Any) -> bool:

@@ -44,7 +44,7 @@ class XPU(DeviceBackend):
         return caps_of(self._properties(index), relaxed=relaxed_limits())
 
     def device(self, index: int | None = None) -> torch.device:
-        self._check_process()
+        self._check(index or 0)
         return super().device(index)
 
     def move(self, tensor: Tensor, dtype: torch.dtype, index: int | None = None) -> Tensor:
@@ -111,14 +111,22 @@ class XPU(DeviceBackend):
             return 0, (str(error).splitlines() or [""])[0]
 
     def _properties(self, index: int) -> Any:
+        self._check(index)
+        return torch.xpu.get_device_properties(index)
+
+    def _check(self, index: int) -> None:
+        """Raise AthenaError where there is no such device, or in a process that may not use it."""
         self._check_process()
         count = self.count()
+        if not count:
+            raise AthenaError(
+                f"xpu: no device can be used here; {'; '.join([*self.notes(), *self.diagnose()])}"
+            )
         if not 0 <= index < count:
             raise AthenaError(
                 f"`index` must lie in [0, {count}), as torch sees {count} xpu devices; got {index}."
                 " See `athena doctor`."
             )
-        return torch.xpu.get_device_properties(index)
 
     def _check_process(self) -> None:
         """Raise AthenaError in a process that was forked from one that had begun to use the GPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -79,8 +80,8 @@ def variable_problems(
     for name, allowed in _VALUES.items():
         value = environ.get(name)
         if value is not None and allowed is not None and value not in allowed:
-            yield f"{name}={value} is not understood: export {name}={' or '.join(allowed)}."
-    if environ.get(RELAXED) != began.get(RELAXED) and environ.get(RELAXED) is not None:
+            yield f"{name}={value} is not understood: export {name}={' or '.join(allowed)}"
+    if environ.get(RELAXED) in ("0", "1") and environ[RELAXED] != began.get(RELAXED):
         yield (
             f"{RELAXED} was set after Python began, and is read while torch is imported:"
             f" export {RELAXED}={environ[RELAXED]} before the command."
@@ -88,7 +89,7 @@ def variable_problems(
     folder = environ.get("NEO_CACHE_DIR")
     if folder and not Path(folder).is_dir():
         yield f"NEO_CACHE_DIR={folder} is no folder, so the driver caches nothing: mkdir -p {folder}"
-    if wanted and environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes"):
+    if wanted and environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes"):
         yield "TRITON_INTERPRET is set, so kernels run in Python on the host: unset TRITON_INTERPRET"
     yield from _hidden(environ, gpus)
 
@@ -111,7 +112,7 @@ def _hidden(environ: Mapping[str, str], gpus: int | None) -> Iterator[str]:
     if not mask:
         return
     parts = [part.strip() for part in mask.split(",")]
-    if not all(part.replace(".", "", 1).isdecimal() for part in parts):
+    if not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", part) for part in parts):
         yield f"{MASK}={mask} must be numbers of devices, as in 0 or 0,1: unset {MASK}"
     elif gpus is not None and gpus and all(int(part.partition(".")[0]) >= gpus for part in parts):
         has = "there is 1 GPU, 0" if gpus == 1 else f"there are {gpus} GPUs, 0 to {gpus - 1}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from drawn import draw_rows, draw_width
 from torch import Tensor
 
 from athena_core import Kernel
 from athena_core.testing._kernels import offered
+from athena_xpu.kernels import _norms
 
 WIDE = 9001  # one more block than rows that are held in registers have, and odd
 
@@ -55,22 +57,33 @@ def _rows(call: Callable[..., Any], x: Tensor, others: tuple[Any, ...]) -> list[
     return [*results, *torch.autograd.grad(results, [x], [torch.ones_like(one) for one in results])]
 
 
-def check_reproducible(kernel: Kernel, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Of many rows, more than programs: the same bits each time, and equal to the reference."""
-    with offered(kernel):
-        first, second = (_weight_gradient(call, args) for _ in range(2))
-    assert torch.equal(first, second)
-    exact = tuple(one.double() if isinstance(one, Tensor) else one for one in args)
-    torch.testing.assert_close(first.double(), _weight_gradient(call, exact), rtol=1e-5, atol=1e-4)
+def check_reproducible(
+    kernel: Kernel,
+    call: Callable[..., Any],
+    draw: Callable[[tuple[int, int]], tuple[Any, ...]],
+    patch: pytest.MonkeyPatch,
+) -> None:
+    """Of more rows than programs: the same bits each time, and equal to the reference."""
+    for name in ("LEAST_PROGRAMS", "MOST_PROGRAMS"):
+        patch.setattr(_norms, name, 2)
+    try:
+        for shape in ((300, 2), (5, WIDE)):
+            _norms.plan.cache_clear()
+            assert _norms.plan(*shape).n_programs == 2
+            args = draw(shape)
+            with offered(kernel):
+                first, second = (_gradients(call, args) for _ in range(2))
+            exact = _gradients(call, tuple(one.double() if isinstance(one, Tensor) else one for one in args))
+            for one, again, other in zip(first, second, exact, strict=True):
+                assert torch.equal(one, again)
+                torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-4)
+    finally:
+        _norms.plan.cache_clear()
 
 
-def _weight_gradient(call: Callable[..., Any], args: tuple[Any, ...]) -> Tensor:
-    weight = next(i for i, one in enumerate(args) if isinstance(one, Tensor) and one.ndim == 1)
-    mine = [
-        one.detach().requires_grad_(i == weight) if isinstance(one, Tensor) else one
-        for i, one in enumerate(args)
-    ]
+def _gradients(call: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    mine = [one.detach().requires_grad_() if isinstance(one, Tensor) else one for one in args]
     y = call(*mine)
     y = y if isinstance(y, Tensor) else y[1]
     slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return torch.autograd.grad(y, mine[weight], slope)[0]
+    return torch.autograd.grad(y, [one for one in mine if isinstance(one, Tensor)], slope)

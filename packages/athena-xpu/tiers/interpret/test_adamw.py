@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from drawn import KERNELS, draw_int
 from drawn_lists import draw_lists, draw_rates, draw_shape
 from torch import Tensor, nn
@@ -92,6 +94,37 @@ def test_wide_states_are_stepped_by_the_kernel(precision: str) -> None:
     for found, expected in zip(stepped(KERNEL), stepped(), strict=True):
         # a value at the border of two roundings may go to the other neighbour
         torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
+
+
+@triton.jit
+def _tell_whole(row, length, told, CHUNK: tl.constexpr):  # noqa: N803
+    tl.store(told, _lists.is_whole(row, length, CHUNK))
+
+
+@pytest.mark.parametrize("column", range(4))
+def test_vectors_are_read_of_full_chunks_at_multiples_of_16_bytes(column: int) -> None:
+    """Elsewhere a device faults, where the interpreter does not."""
+    for place, length, whole in ((0, 64, 1), (4, 64, 0), (8, 64, 0), (0, 63, 0)):
+        row, told = torch.full((7,), 4096), torch.zeros(1, dtype=torch.int32)
+        row[column] += place
+        _tell_whole[(1,)](row, length, told, CHUNK=64)
+        assert told.item() == whole
+
+
+@triton.jit
+def _tell_correction(row, log_beta, told):
+    tl.store(told, _lists.bias_correction(row, log_beta))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.6065, 0.607, 0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("step", [1, 2, 1000, 10**6])
+def test_bias_corrections_keep_all_digits(beta: float, step: int) -> None:
+    """A power near 1, taken from 1 in float32, leaves three digits."""
+    count, told = torch.tensor(float(step)), torch.zeros(1)
+    row = torch.tensor([0, 0, 0, 0, count.data_ptr(), 0, 0])
+    with np.errstate(all="ignore"):  # of the side that is not taken, of which a device does not warn
+        _tell_correction[(1,)](row, _adamw.log_of(beta), told)
+    assert told.item() == pytest.approx(1 - beta**step, rel=1e-6)
 
 
 def test_tables_are_kept_while_tensors_stay() -> None:

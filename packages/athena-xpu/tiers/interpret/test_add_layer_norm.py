@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from draw_norms import WIDE, added_arguments, check_rows_stay_apart, draw_shape
+from draw_norms import WIDE, added_arguments, check_reproducible, check_rows_stay_apart, draw_shape
 from drawn import KERNELS, draw_int
 
 from athena_core.testing import check_drawn
@@ -34,6 +34,16 @@ def test_rows_stay_apart() -> None:
     check_rows_stay_apart(KERNEL, add_layer_norm, args)
 
 
+def test_the_sum_is_rounded_before_its_norm() -> None:
+    """2048 and 2049 are one number in float16, and what is left of it without its mean is nothing."""
+    x, residual = torch.full((2, 6), 2048.0).half(), torch.tensor([0.0, 1.0] * 3).half().repeat(2, 1)
+    weight, bias = torch.ones(6).half(), torch.full((6,), 0.5).half()
+    with offered(KERNEL):
+        total, y = add_layer_norm(x, residual, weight, bias, 1e-5)
+    assert torch.equal(total, x)
+    assert torch.equal(y, bias.expand(2, 6))
+
+
 def test_a_block_of_either_order_trains_as_with_the_reference() -> None:
     kernels = [one for name, one in KERNELS.items() if "norm" in name]
     for norm in ("rms", "layer"):
@@ -48,3 +58,10 @@ def test_a_block_of_either_order_trains_as_with_the_reference() -> None:
             with offered(*kernels):
                 found = gradients(block, x, memory)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_weights_are_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(shape: tuple[int, int]) -> tuple:
+        return added_arguments(shape, torch.float32, torch.Generator().manual_seed(0), biased=True)
+
+    check_reproducible(KERNEL, add_layer_norm, draw, monkeypatch)

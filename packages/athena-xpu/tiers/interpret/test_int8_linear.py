@@ -56,10 +56,13 @@ def test_equal_to_the_reference_to_the_bit(dtype: torch.dtype) -> None:
             torch.testing.assert_close(int8_linear(*args), reference(*args), rtol=rounding, atol=0)
 
 
-@pytest.mark.parametrize(("rows", "terms", "outputs"), [(1, 300, 130), (70, 129, 65), (33, 128, 64)])
+@pytest.mark.parametrize(
+    ("rows", "terms", "outputs"), [(1, 300, 130), (70, 129, 65), (33, 128, 64), (290, 20, 70)]
+)
 def test_larger_than_a_tile(rows: int, terms: int, outputs: int) -> None:
+    """Also than the eight tiles of rows that run together."""
     generator = torch.Generator().manual_seed(1)
-    for _ in range(3):
+    for _ in range(2 if rows > 256 else 3):
         args = draw(torch.float32, generator, (rows,), terms, outputs)
         assert torch.equal(_int8_linear.run(*args), reference(*args))
 
@@ -101,6 +104,12 @@ def test_zero_rows_are_zero_and_nan_stays_in_its_row() -> None:
     assert torch.equal(y[0], torch.zeros(3))
     assert not y[1:3].isfinite().any()
     assert torch.equal(y[3], reference(x, weight, torch.ones(3))[3])
+
+
+def test_rows_of_tiny_numbers_have_the_smallest_scale() -> None:
+    """Below it the inverse of a scale is infinite."""
+    x, weight = 1e-37 * torch.randn(3, 8), torch.randint(-127, 128, (3, 8), dtype=torch.int8)
+    assert torch.equal(_int8_linear.run(x, weight, torch.ones(3)), reference(x, weight, torch.ones(3)))
 
 
 def test_the_layer_calls_the_kernel() -> None:

@@ -140,6 +140,21 @@ def test_nan_stays_in_its_tensor() -> None:
         torch.testing.assert_close(found, other, equal_nan=True)
 
 
+def test_without_an_update_or_an_epsilon() -> None:
+    """Of no update the ratio is 1; without an epsilon, places beyond the last are 0 / 0 and not summed."""
+    still = [[torch.ones(3)], *([torch.zeros(3)] for _ in range(3)), [torch.tensor(2.0)]]
+    moving = draw_lists(torch.float32, torch.Generator().manual_seed(5), [(5,), (70,)])
+    for lists, eps in ((still, 1e-6), (moving, 0.0)):
+        options = (None, None, 0.1, 0.9, 0.99, eps, 0.0, True, True, 0.0, inf, False)
+        expected = [[one.clone() for one in part] for part in lists]
+        _kernels.OPS["athena_optim::lamb_"].reference(*expected, *options)
+        with offered(KERNEL), np.errstate(all="ignore"):  # of which a device does not warn
+            lamb_(*lists, *options)
+        for found, other in zip(lists[0], expected[0], strict=True):
+            assert found.isfinite().all()
+            torch.testing.assert_close(found, other)
+
+
 def test_a_norm_that_lies_elsewhere_is_refused() -> None:
     args = list(draw(torch.float32, torch.Generator().manual_seed(4), [(4,)]))
     for norm, taken in ((None, True), (torch.ones(()), True), (torch.ones((), device="meta"), False)):

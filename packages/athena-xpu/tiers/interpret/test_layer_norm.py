@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from draw_norms import WIDE, check_reproducible, check_rows_stay_apart, draw_shape, norm_arguments
@@ -31,10 +29,11 @@ def test_wider_than_a_block() -> None:
     )
 
 
+@pytest.mark.parametrize("middle", [1e4, 1e6])
 @pytest.mark.parametrize("width", [64, WIDE])
-def test_far_from_zero(width: int) -> None:
-    """Deviations of 1 around 10,000: what one pass over squares would lose altogether."""
-    x = 1e4 + torch.randn(4, width)
+def test_far_from_zero(width: int, middle: float) -> None:
+    """Deviations of 1 around 10,000 and more: what one pass over squares would lose altogether."""
+    x = middle + torch.randn(2, width)
     weight, bias = torch.randn(2, width)
     with offered(KERNEL):
         found = layer_norm(x, weight, bias, 1e-5)
@@ -58,6 +57,17 @@ def test_what_lies_elsewhere_is_refused() -> None:
     assert not _norms.norm_supports(x, x.to("meta"), weight, None)
 
 
-def test_gradients_of_weights_are_reproducible() -> None:
-    args = partial(norm_arguments, (9000, 2), torch.float32, torch.Generator().manual_seed(0))
-    check_reproducible(KERNEL, layer_norm, args(biased=True))
+def test_half_precision_under_autocast_is_the_references() -> None:
+    """Which may answer in float32."""
+    x, weight = torch.ones(2, 3), torch.ones(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _norms.norm_supports(x, x.bfloat16(), weight, weight)
+        assert not _norms.norm_supports(x.bfloat16(), None, weight.bfloat16(), None)
+    assert _norms.norm_supports(x.bfloat16(), None, weight.bfloat16(), None)
+
+
+def test_gradients_of_weights_are_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(shape: tuple[int, int]) -> tuple:
+        return norm_arguments(shape, torch.float32, torch.Generator().manual_seed(0), biased=True)
+
+    check_reproducible(KERNEL, layer_norm, draw, monkeypatch)

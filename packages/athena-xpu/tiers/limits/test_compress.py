@@ -97,8 +97,7 @@ def test_schemes(scheme: str) -> None:
         assert (ours - expected(x)).norm() < 0.02 * expected(x).norm()
 
 
-@pytest.mark.parametrize("axis", [None, 1])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("symmetric", "axis"), [(True, 1), (False, None)])
 @pytest.mark.parametrize("name", [one.name for one in components("observer")])
 def test_observers_choose_the_hosts_ranges(name: str, symmetric: bool, axis: int | None) -> None:
     """Their histograms are searched in float64, which they find on the host; both give the same bits."""

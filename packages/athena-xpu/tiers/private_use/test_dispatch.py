@@ -16,7 +16,8 @@ import athena_optim
 import athena_xpu
 from athena_core import Kernel, KernelFailed, _kernels, kernels, kernels_disabled
 from athena_core.testing import Check, kernel_checks
-from athena_core.testing._kernels import _cotangents, _leaves, _tensors, _Trial, offered
+from athena_core.testing._kernel_outcomes import _cotangents, _leaves, _tensors
+from athena_core.testing._kernels import _Trial, offered
 from athena_xpu._plugin import kernels_for
 
 for package in (athena_nn, athena_optim, athena_compress):

@@ -9,16 +9,8 @@ import torch
 
 from athena_core import _kernels
 from athena_core._component import Kernel
-from athena_core.testing._kernels import (
-    _compare,
-    _copy,
-    _exact,
-    _gradients,
-    _layouts,
-    _tensors,
-    _Trial,
-    offered,
-)
+from athena_core.testing._kernel_outcomes import _compare, _copy, _exact, _gradients, _layouts, _tensors
+from athena_core.testing._kernels import _Trial, offered
 
 
 def check_drawn(

@@ -15,6 +15,8 @@ from athena_xpu.kernels._launch import DTYPES, backward_op, in_rows, launch, row
 WHOLE = 8192  # widest row that is held in registers and so read once
 WALKED = 4096  # columns that are taken at a time of a wider one
 WIDEST = 2**30  # columns are counted in 32 bits
+#: Programs of the backward pass: enough for a large device, and no more than this for any.
+LEAST_PROGRAMS, MOST_PROGRAMS = 128, 1024
 
 
 def norm_supports(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None) -> bool:
@@ -58,7 +60,7 @@ def plan(n_rows: int, width: int) -> Plan:
     block = WALKED if walked else max(16, triton.next_power_of_2(width))
     rows = 1 if walked else max(1, 2048 // block)
     n_tiles = triton.cdiv(n_rows, rows)
-    n_programs = min(n_tiles, max(128, min(1024, n_rows // 32)))
+    n_programs = min(n_tiles, max(LEAST_PROGRAMS, min(MOST_PROGRAMS, n_rows // 32)))
     per_program = triton.cdiv(n_tiles, n_programs) * rows
     warps = max(1, min(16, rows * block // 256))
     meta = {"ROWS": rows, "BLOCK": block, "num_warps": warps}
