@@ -23,6 +23,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 WITH_ORACLES = [name for name in PACKAGES if (ROOT / "packages" / name / "tests" / "oracles").is_dir()]
 TIERS = sorted(path.name for path in (ROOT / "packages/athena-xpu/tiers").iterdir() if path.is_dir())
 RL = ["stable-baselines3", "sb3-contrib", "torchrl", "tensordict"]
+PARALLEL = "pytest-xdist"
 WHEELS: dict[str, str] = {}
 
 nox.options.default_venv_backend = "venv"
@@ -70,6 +71,13 @@ def install(
     session.install("-q", "--force-reinstall", "--no-deps", *mine)
 
 
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Run pytest in a process a core, four at most, each with one thread and whole files."""
+    workers = min(4, os.cpu_count() or 1)
+    options = ["-n", str(workers), "--dist", "loadfile", *arguments, *session.posargs]
+    session.run("pytest", *options, env={"OMP_NUM_THREADS": "1"})
+
+
 def forget_others(session: nox.Session) -> None:
     """With ``CI`` set, remove the environments of other sessions: all together take over 20 GB."""
     if os.environ.get("CI"):
@@ -97,32 +105,33 @@ def demo(session: nox.Session) -> None:
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests(session: nox.Session, package: str) -> None:
     """Test the wheel of one package with the core's alone: this proves what its metadata declares."""
-    install(session, *together(package), also=group(package, "tests"))
+    install(session, *together(package), also=[*group(package, "tests"), PARALLEL])
     folder = ROOT / "packages" / package / "tests"
-    session.run("pytest", str(folder), f"--ignore={folder / 'oracles'}", *session.posargs)
+    run_tests(session, str(folder), f"--ignore={folder / 'oracles'}")
 
 
 @nox.session
 @nox.parametrize("package", WITH_ORACLES, ids=WITH_ORACLES)
 def oracles(session: nox.Session, package: str) -> None:
     """Compare one package with other libraries."""
-    install(session, *together(package), also=group(package, "tests") + group(package, "oracles"))
-    session.run("pytest", str(ROOT / "packages" / package / "tests" / "oracles"), *session.posargs)
+    also = [*group(package, "tests"), *group(package, "oracles"), PARALLEL]
+    install(session, *together(package), also=also)
+    run_tests(session, str(ROOT / "packages" / package / "tests" / "oracles"))
 
 
 @nox.session
 @nox.parametrize("tier", TIERS, ids=TIERS)
 def tiers(session: nox.Session, tier: str) -> None:
     """Prove one side of athena-xpu without its device, on what the other packages do there."""
-    install(session, *PACKAGES, also=[*group("athena-xpu", "tiers"), *RL[:1]])
-    session.run("pytest", str(ROOT / "packages" / "athena-xpu" / "tiers" / tier), *session.posargs)
+    install(session, *PACKAGES, also=[*group("athena-xpu", "tiers"), *RL[:1], PARALLEL])
+    run_tests(session, str(ROOT / "packages" / "athena-xpu" / "tiers" / tier))
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Test what needs several packages."""
-    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling", "scikit-learn", *RL])
-    session.run("pytest", str(ROOT / "integration"), *session.posargs)
+    install(session, *PACKAGES, also=[*group(CORE, "tests"), "hatchling", "scikit-learn", *RL, PARALLEL])
+    run_tests(session, str(ROOT / "integration"))
 
 
 @nox.session
@@ -137,7 +146,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, and that pyright looked at every source file."""
     also = ["pyright[nodejs]", "matplotlib", "tensorboard", "pytest", "nox", "scikit-learn", "onnxscript"]
-    also += RL
+    also += [*RL, "triton"]
     # From the checkout: a class of a wheel is another one than that of the file which is looked at.
     editable = [part for name in PACKAGES for part in ("-e", str(ROOT / "packages" / name))]
     session.install("-q", "-c", "constraints.txt", *editable, *also)
@@ -179,11 +188,12 @@ def lowest(session: nox.Session, package: str) -> None:
         line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch==")
     )
     constraints.write_text("\n".join([torch, *floors.values()]) + "\n")
-    install(session, *together(package), also=group(package, "tests"), constraints=constraints)
+    also = [*group(package, "tests"), PARALLEL]
+    install(session, *together(package), also=also, constraints=constraints)
     folder = ROOT / "packages" / package / "tests"
     # Old releases warn of what newer ones have mended; only their behaviour is tested.
     options = ["-q", "-W", "default", "--disable-warnings", f"--ignore={folder / 'oracles'}"]
-    session.run("pytest", *options, str(folder), *session.posargs)
+    run_tests(session, *options, str(folder))
 
 
 @nox.session

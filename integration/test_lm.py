@@ -41,8 +41,9 @@ def test_lm_trains_and_leaves_all_it_promises(athena: Athena, text: Path, tmp_pa
 def test_the_ops_of_installed_packages_are_listed(athena: Athena) -> None:
     done = athena("kernels")
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("athena_nn::rms_norm")]
-    assert line.split()[1:3] == ["any", "reference"]
+    listed = {words[0]: words[1:3] for words in map(str.split, done.stdout.splitlines())}
+    assert listed["athena_nn::kv_cache_update"] == ["any", "reference"]
+    assert listed["athena_nn::rms_norm"] == ["xpu", "kernel"]
 
 
 def test_every_component_of_lm_is_chosen_by_name(athena: Athena, text: Path, tmp_path: Path) -> None:

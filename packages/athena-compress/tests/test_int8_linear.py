@@ -148,6 +148,27 @@ def test_the_gradient_is_that_of_the_dequantized_layer():
     assert torch.equal(layer(x).detach(), y) or torch.allclose(layer(x).detach(), y, rtol=1e-6, atol=1e-6)
 
 
+def test_the_gradient_of_the_scales_is_that_of_the_dequantized_layer_too():
+    """Also where the input has none."""
+    layer, x = drawn(7, 4, static=False), torch.randn(3, 7)
+    scale = layer.weight_scale.clone().requires_grad_()
+    y = int8_linear(x, layer.weight_q, scale, layer.bias)
+    y.sum().backward()
+    torch.testing.assert_close(scale.grad, (x @ layer.weight_q.float().t()).sum(0))
+    torch.testing.assert_close(y.detach(), by_op(layer, x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's forward mode uses its own torch.jit
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+def test_the_tangent_is_that_of_the_dequantized_layer(static):
+    layer, x, direction = drawn(7, 4, static=static), torch.randn(3, 7), torch.randn(3, 7)
+    with torch.autograd.forward_ad.dual_level():
+        y = by_op(layer, torch.autograd.forward_ad.make_dual(x, direction))
+        value, tangent = torch.autograd.forward_ad.unpack_dual(y)
+    torch.testing.assert_close(tangent, direction @ layer.weight.t())
+    torch.testing.assert_close(value, by_op(layer, x))
+
+
 def test_vmap_sees_the_reference():
     layer, x = drawn(7, 4, static=False), torch.randn(5, 2, 7)
     assert torch.equal(torch.func.vmap(layer)(x), layer(x))

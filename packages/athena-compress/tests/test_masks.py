@@ -29,6 +29,37 @@ def test_smallest_are_those_of_a_stable_sort(values: list[int], share: float) ->
     assert smallest(torch.tensor(values, dtype=torch.float32), count).tolist() == expected
 
 
+def test_smallest_among_zeros_of_both_signs_infinities_and_nan() -> None:
+    assert smallest(torch.tensor([0.0, -0.0, 0.0]), 2).tolist() == [True, True, False]
+    scores = torch.tensor([[torch.inf, torch.nan], [-torch.inf, 1.0]])
+    assert smallest(scores, 2).tolist() == [False, False, True, True]
+    assert smallest(scores, 3).tolist() == [True, False, True, True]
+    assert not smallest(scores, 4).any()  # the fourth is no number
+
+
+def test_smallest_needs_as_many_scores() -> None:
+    assert smallest(torch.ones(0), 0).tolist() == []
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"`count` must be at most {number}.*got 4"):
+            smallest(torch.ones(number), 4)
+
+
+def test_smallest_of_a_batch() -> None:
+    scores = torch.randn(3, 20).round()
+    found = torch.vmap(lambda one: smallest(one, 7))(scores)
+    assert torch.equal(found, torch.stack([smallest(one, 7) for one in scores]))
+
+
+def test_smallest_is_one_graph_for_a_compiler() -> None:
+    scores = torch.tensor([2.0, 1.0, 1.0, 1.0], requires_grad=True)
+    try:
+        found = torch.compile(smallest, backend="eager", fullgraph=True)(scores, 2)
+    finally:
+        torch._dynamo.reset()
+    assert found.tolist() == [False, True, True, False]
+    assert not found.requires_grad
+
+
 @given(
     shapes=st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4),
     share=st.floats(0, 1),

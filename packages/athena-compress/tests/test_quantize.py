@@ -186,6 +186,22 @@ def test_what_cannot_be_quantized_is_named_and_stays():
     assert [type(layer) for layer in made[:4]] == [Int8Linear, Own, nn.Bilinear, nn.Linear]
 
 
+def test_a_subclass_may_say_that_it_computes_as_its_parent():
+    class Same(nn.Linear):
+        computes_as = nn.Linear
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight.T + self.bias
+
+    class Heir(Same):  # for itself alone
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    with pytest.warns(UserWarning, match="`1`: Heir has a `forward` of its own"):
+        made = quantize(nn.Sequential(Same(4, 4), Heir(4, 4)))
+    assert [type(layer) for layer in made] == [Int8Linear, Heir]
+
+
 def test_nothing_to_quantize_is_an_error():
     with pytest.raises(ValueError, match="must hold layers that can be quantized, and none was"):
         quantize(nn.Sequential(nn.ReLU()))

@@ -54,3 +54,8 @@ class Eager:
     @hookimpl
     def athena_select_device(self, request, candidates):
         return self.choice
+
+
+def limit(monkeypatch, **caps):
+    """Let the host stand for a device with these capabilities."""
+    monkeypatch.setattr("athena_core._backends.CPU.caps", lambda self, index=0: DeviceCaps(**caps))

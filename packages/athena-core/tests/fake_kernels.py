@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from athena_core import op
+from athena_core import KernelFailed, op
 
 LOG: list[str] = []
 TABLE = torch.arange(3.0)  # a constant made on import, as many kernels have
@@ -49,6 +49,50 @@ class Formula:
         x, weight = ctx.saved_tensors
         grad_weight = (x.square() * grad).sum_to_size(weight.shape) if ctx.needs_input_grad[1] else None
         return 2 * x * weight * grad, grad_weight, None
+
+
+class OwnForward:
+    """Makes the output and the gradients at once, through an op, as a compiler asks."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        LOG.append("own forward")
+        assert len(ctx.needs_input_grad) == 3
+        output, *slopes = square_with_slopes(x, weight, eps)
+        ctx.save_for_backward(slopes[0], *slopes[1:] if ctx.needs_input_grad[1] else ())
+        ctx.shape = weight.shape
+        return output
+
+    @staticmethod
+    def backward(ctx, grad):
+        slope, *slope_of_weight = ctx.saved_tensors
+        grad_weight = (slope_of_weight[0] * grad).sum_to_size(ctx.shape) if slope_of_weight else None
+        return slope * grad, grad_weight, None
+
+
+@torch.library.custom_op("athena_test::square_with_slopes", mutates_args=())
+def square_with_slopes(
+    x: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return x * x * weight + eps, 2 * x * weight, x * x
+
+
+@square_with_slopes.register_fake
+def _(x, weight, eps):
+    return torch.empty_like(x * weight), torch.empty_like(x * weight), torch.empty_like(x)
+
+
+class FailingForward(OwnForward):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        raise KernelFailed("no compiler")
+
+
+class ForwardOfOtherValue(OwnForward):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        OwnForward.forward(ctx, x, weight, eps)
+        return x * x * weight
 
 
 def wrong_value(x, weight, eps=1e-6):
@@ -120,6 +164,29 @@ def axpy_kernel(values, steps, rate=1.0):
         value.data.add_(step, alpha=rate)  # like foreign code, unseen by autograd
 
 
+def _mask_samples(device, dtype, generator):
+    for shape in ((0, 4), (1, 1), (3, 7)):
+        yield (torch.randn(shape, generator=generator).to(device, dtype),)
+
+
+def _positive_reference(x):
+    LOG.append("reference")
+    return x > 0
+
+
+positive = op(
+    "athena_test::positive(Tensor x) -> Tensor",
+    reference=_positive_reference,
+    samples=_mask_samples,
+    differentiable=False,
+)
+
+
+def positive_kernel(x):
+    LOG.append("kernel")
+    return x.sign() == 1
+
+
 def _split_reference(x):
     return x * 2, (x * 3).sum()
 
@@ -151,3 +218,13 @@ total = op("athena_test::total(Tensor[] values) -> Tensor", reference=_total_ref
 
 def total_kernel(values):
     return sum(one.sum() for one in values)
+
+
+def repeat_kernel(values, times):
+    LOG.append("kernel")
+    values[0].data.mul_(times)
+
+
+def kept_kernel(x):
+    LOG.append("kernel")
+    return x.clone()

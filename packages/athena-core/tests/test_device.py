@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from fake_devices import Eager, Meta
 
 from athena_core import AthenaError, DeviceBackend, DeviceCaps, backend, device
 from athena_core._backends import CPU, CUDA, MPS
+from athena_core._rng import rng_state, set_rng_state
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +170,34 @@ def test_autocast_refuses_what_torch_would_ignore():
         cpu.autocast(torch.float64)
 
 
+def test_profile_on_the_cpu(tmp_path):
+    folder = tmp_path / "new" / "profile"
+    for size in (8, 16):  # a trace that is there is replaced
+        with backend("cpu").profile(folder) as profiler:
+            _ = torch.ones(size, size) @ torch.ones(size, size)
+    assert "aten::mm" in {event.key for event in profiler.key_averages()}
+    trace = json.loads((folder / "trace.json").read_text("utf-8"))
+    assert "aten::mm" in {event["name"] for event in trace["traceEvents"]}
+    assert [path.name for path in folder.iterdir()] == ["trace.json"]
+
+
+def test_profile_of_what_torch_does_not_record(tmp_path):
+    for own in (Meta(), MPS()):
+        with pytest.raises(AthenaError, match=f"{own.type}: this torch .* records nothing of it"):
+            own.profile(tmp_path / own.type).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_type_tells_why(eager, no_accelerator, monkeypatch):
+    monkeypatch.setattr(Meta, "count", lambda self: 0)
+    with pytest.raises(AthenaError, match=r"There is: cpu\. See `athena doctor`\."):
+        device("meta")
+    monkeypatch.setattr(Meta, "notes", lambda self: ["there is nothing"])
+    monkeypatch.setattr(Meta, "diagnose", lambda self: ["turn it on: meta --on"])
+    with pytest.raises(AthenaError, match=r"There is: cpu\. there is nothing; turn it on: meta --on"):
+        device("meta")
+
+
 def test_scaler_only_scales_float16():
     cpu = backend("cpu")
     assert cpu.make_scaler().is_enabled()
@@ -222,3 +252,17 @@ def test_an_incomplete_backend_cannot_be_made():
 
     with pytest.raises(TypeError, match="caps"):
         Nothing()
+
+
+def test_a_checkpoint_of_another_type_of_device_leaves_its_generators_out():
+    """As where a run with ``auto`` goes on on a machine without the accelerator that it began on."""
+    cpu = torch.device("cpu")
+    state = rng_state(cpu)
+    state["numpy"]["state"]["key"] = torch.as_tensor(state["numpy"]["state"]["key"])
+    drawn = torch.rand(3)
+    other = {**state, "device": [torch.zeros(16)], "device_type": "xpu"}
+    with pytest.warns(RuntimeWarning, match="the checkpoint is of xpu and the run goes on with cpu"):
+        set_rng_state(other, cpu)
+    assert torch.equal(torch.rand(3), drawn)
+    set_rng_state(state, cpu)  # without a warning
+    assert torch.equal(torch.rand(3), drawn)

@@ -103,6 +103,15 @@ def test_switches(tmp_path):
     assert only(lines, "! ", "plugins.toml")
 
 
+def test_notes_are_nothing_to_mend(athena_host, monkeypatch):
+    monkeypatch.setattr("athena_core._doctor._plugins", lambda timeout: [])
+    monkeypatch.delenv("ATHENA_DEVICE", raising=False)
+    monkeypatch.setattr("athena_core._backends.CPU.notes", lambda self: ["it is warm"])
+    lines, code = report()
+    assert code == 0
+    assert lines[lines.index("device cpu: 1 here") + 2] == "  it is warm"
+
+
 @pytest.fixture
 def models(tmp_path, monkeypatch, athena_host):
     """A module of factories in the working folder; plugins stay unprobed."""

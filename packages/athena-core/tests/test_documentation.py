@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,3 +99,16 @@ def test_a_module_without_an_underscore_is_public(checks: Write, tmp_path: Path)
     (tmp_path / "shown" / "extra.py").write_text("class Half(float):\n    pass\n")
     with pytest.raises(AssertionError, match=r"no example in the docstrings of shown\.extra\.Half(\n|$)"):
         check()
+
+
+def test_a_module_that_says_what_it_lacks_is_left_out(checks: Write, tmp_path: Path) -> None:
+    checks()
+    heavy = tmp_path / "shown" / "heavy"
+    heavy.mkdir()
+    (heavy / "__init__.py").write_text(
+        "from athena_core import AthenaError\nraise AthenaError('needs a compiler')\n"
+    )
+    found = {check.name: check for check in documentation("shown", tmp_path / "README.md")}
+    with pytest.raises(unittest.SkipTest, match="needs a compiler"):
+        found["examples of shown.heavy run"]()
+    found["public names have an example"]()

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
-from fake_kernels import LOG, axpy, split, square
+from fake_kernels import LOG, axpy, positive, split, square
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from athena_core import Kernel, _kernels, hookimpl, kernels, kernels_disabled
+from athena_core import Kernel, _kernels, hookimpl, kernels, kernels_disabled, op
 from athena_core._host import PluginHost
 from athena_core._target import describe
 from athena_core.testing import kernel_checks
@@ -28,6 +28,8 @@ def kernel_of(target: str = "kernel", autograd: str = "Formula", **options) -> K
 SQUARE = kernel_of()
 AXPY = Kernel("athena_test::axpy", "cpu", "fake_kernels:axpy_kernel")
 SPLIT = Kernel("athena_test::split", "cpu", "fake_kernels:split_kernel", autograd="fake_kernels:SplitFormula")
+
+POSITIVE = Kernel("athena_test::positive", "cpu", "fake_kernels:positive_kernel")
 
 
 class Plugin:
@@ -57,9 +59,11 @@ def leaves():
         SQUARE,
         kernel_of(supports="fake_kernels:supports"),
         kernel_of(compiled=False, tolerance={"float64": 1e-14, "bfloat16": 4e-2}),
+        kernel_of(autograd="OwnForward"),
         AXPY,
+        POSITIVE,
     ],
-    ids=["square", "with supports", "not compiled", "axpy"],
+    ids=["square", "with supports", "not compiled", "own forward", "axpy", "no gradient"],
 )
 def test_conformance(kernel):
     for check in kernel_checks(kernel):
@@ -78,6 +82,7 @@ def test_conformance(kernel):
         (kernel_of(autograd="ForgetsWeight"), "backward equals the reference"),
         (kernel_of(autograd="ZeroWeight"), "backward equals the reference"),
         (kernel_of(autograd="Untraceable"), "graph holds the op alone"),
+        (kernel_of(autograd="ForwardOfOtherValue"), "output stays where a gradient is wanted"),
         (kernel_of(supports="fake_kernels:supports", tolerance={"bfloat16": 1}), "samples reach the kernel"),
     ],
     ids=lambda value: value.target + value.autograd if isinstance(value, Kernel) else "",
@@ -138,6 +143,38 @@ def test_a_formula_that_forgets_a_gradient_raises():
         square(*leaves()).sum().backward()
 
 
+def test_a_formula_with_a_forward_of_its_own_runs_it_only_for_gradients():
+    x, weight = leaves()
+    with offered(kernel_of(autograd="OwnForward")):
+        square(x.detach(), weight.detach())
+        assert LOG == ["kernel"]
+        out = square(x, weight)
+        assert LOG == ["kernel", "own forward"]
+        found = torch.autograd.grad(out.sum(), [x, weight])
+    assert torch.allclose(found[0], 2 * x * weight)
+    assert torch.allclose(found[1], x.square().sum(0))
+
+
+def test_where_a_forward_of_its_own_fails_the_reference_is_differentiated():
+    x, weight = leaves()
+    with offered(kernel_of(autograd="FailingForward")):
+        with pytest.warns(RuntimeWarning, match="no compiler"):
+            out = square(x, weight)
+        found = torch.autograd.grad(out.sum(), [x, weight])
+    assert LOG == ["reference"]
+    assert torch.allclose(found[0], 2 * x * weight)
+    assert torch.allclose(found[1], x.square().sum(0))
+
+
+def test_an_op_without_a_gradient_runs_its_kernel_also_for_what_requires_one():
+    x = torch.randn(4, requires_grad=True)
+    with offered(POSITIVE):
+        found = positive(x)
+    assert LOG == ["kernel"]
+    assert not found.requires_grad
+    assert torch.equal(found, x > 0)
+
+
 def test_two_results():
     x = torch.randn(4, requires_grad=True)
     with offered(SPLIT):
@@ -159,6 +196,31 @@ def test_compiled_before_any_eager_call(dynamic):
         assert torch.allclose(x.grad, 2 * x * weight)
     finally:
         torch._dynamo.reset()
+
+
+def _repeat_reference(values, times):
+    values[0].mul_(times.item())
+
+
+repeat = op("athena_test::repeat(Tensor(a!)[] values, Tensor times) -> ()", reference=_repeat_reference)
+
+
+def test_a_graph_needs_no_value_of_a_reference_that_returns_nothing():
+    """A tracer has no values; the optimizers' references look at the number of steps."""
+
+    def doubled(x, times):
+        y = x + 1
+        repeat([y], times)
+        return y
+
+    kernel = Kernel("athena_test::repeat", "cpu", "fake_kernels:repeat_kernel")
+    try:
+        with offered(kernel):
+            compiled = torch.compile(doubled, backend="aot_eager", fullgraph=True)
+            assert compiled(torch.ones(2), torch.tensor(3.0)).tolist() == [6.0, 6.0]
+    finally:
+        torch._dynamo.reset()
+    assert LOG == ["kernel"]
 
 
 def test_changed_arguments_are_seen_by_autograd():
@@ -234,8 +296,12 @@ def test_a_kernel_that_cannot_be_installed(kernel, why, athena_host, monkeypatch
             Kernel("athena_test::total", "cpu", "fake_kernels:total_kernel", autograd=FORMULA),
             "inside lists",
         ),
+        (
+            Kernel("athena_test::positive", "cpu", "fake_kernels:positive_kernel", autograd=FORMULA),
+            "has no gradient",
+        ),
     ],
-    ids=["mutating with formula", "list with formula"],
+    ids=["mutating with formula", "list with formula", "formula without gradient"],
 )
 def test_what_no_kernel_may_be(kernel, why):
     with pytest.raises(ValueError, match=why):
@@ -262,8 +328,34 @@ def test_table(athena_host):
     assert rows["athena_test::axpy", "any"] == ("reference", "", "no plugin offers a kernel")
 
 
+def test_a_device_type_that_torch_does_not_know(athena_host):
+    """Pitfall 5: torch would say so when the kernel is registered, at a first call that never comes."""
+    gpu = Kernel("athena_test::square", "gpu", "fake_kernels:kernel", autograd=FORMULA)
+    athena_host.register(Plugin(gpu), "hopeful")
+    square(*leaves())
+    (row,) = [row for row in kernels() if row.device == "gpu"]
+    assert (row.runs, row.why) == ("reference", "ValueError: this torch knows no device type 'gpu'.")
+
+
+def test_defining_an_op_again_keeps_its_kernels(athena_host):
+    """Pitfall 4: torch's own `custom_op` would drop them in silence."""
+
+    def same(x):
+        return x * 1
+
+    schema = "athena_test::kept(Tensor x) -> Tensor"
+    op(schema, reference=same)
+    athena_host.register(
+        Plugin(Kernel("athena_test::kept", "cpu", "fake_kernels:kept_kernel", autograd=FORMULA)), "keeper"
+    )
+    for _ in range(2):
+        torch.ops.athena_test.kept(torch.ones(2))
+        op(schema, reference=same)(torch.ones(2))
+    assert LOG == ["kernel"] * 4
+
+
 def test_two_distributions_cannot_claim_one_device(athena_host):
-    """torch itself would warn and let the last one win."""
+    """Pitfall 3: torch itself would let the last one win."""
     athena_host.register(Plugin(SQUARE), "first")
     with pytest.raises(Exception, match="first"):
         athena_host.register(Plugin(SQUARE), "second")

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
-from fake_devices import Eager, Meta
+from fake_devices import Eager, Meta, limit
 from torch import nn
 
-from athena_core import AthenaError, DeviceCaps, DeviceRoom, PlacementError, backend, place, tensor_sizes
+from athena_core import (
+    AthenaError,
+    DeviceCaps,
+    DeviceRoom,
+    PlacementError,
+    SplitEmbedding,
+    SplitLinear,
+    backend,
+    place,
+    tensor_sizes,
+)
+from athena_core._placement import size_text
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +169,22 @@ def test_structures_keep_their_form_and_shared_tensors_stay_shared():
     assert placed[0].b[1] == 3
 
 
+def test_arrays_that_hold_no_numbers_of_torchs_are_returned_as_they_are():
+    words = np.array(["ash", "birch"])
+    assert place({"words": words, "x": np.ones(2)}, "meta")["words"] is words
+
+
+def test_sparse_tensors_are_placed():
+    eye = torch.eye(3, dtype=torch.float64).to_sparse()
+    assert place([eye], "meta")[0].dtype == torch.float32
+    assert place([eye], "cpu")[0].to_dense().equal(torch.eye(3, dtype=torch.float64))
+
+
+def test_parameters_without_a_shape_are_refused():
+    with pytest.raises(AthenaError, match=r"`0\.weight` has no shape yet; call the module once"):
+        place(nn.Sequential(nn.LazyLinear(3)), "cpu")
+
+
 def test_nothing_is_moved_when_refused(monkeypatch):
     model = Decoder()
     monkeypatch.setattr(Meta, "free", 100)
@@ -274,6 +302,17 @@ def test_an_optimizer_whose_model_is_elsewhere():
         place(optimizer, "meta")
 
 
+def test_an_optimizer_of_a_weight_that_was_split(monkeypatch):
+    """Where the host is among the devices, the old weight still lies on one of them."""
+    limit(monkeypatch, max_alloc=64)
+    model = nn.Sequential(nn.Embedding(11, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    model = place(model, "cpu")
+    with pytest.raises(AthenaError, match=r"weight \(11, 2\) .* was split; make the optimizer anew"):
+        place(optimizer, "cpu")
+    assert place(torch.optim.Adam(model.parameters()), "cpu")
+
+
 def test_a_backend_places_too():
     assert backend("meta").place(torch.ones(2)).device.type == "meta"
     assert backend("cpu").place(nn.Linear(2, 2), rows=3).weight.device.type == "cpu"
@@ -286,3 +325,145 @@ def test_recurrent_layers_and_frozen_parameters():
     assert not sizes["head.weight"].trainable
     place(model, "cpu")
     assert model["rnn"](torch.ones(2, 3))[0].shape == (2, 4)
+
+
+def fill(monkeypatch, device, moves):
+    """Have a device run out of memory after so many moves; the list holds the names of what it was told."""
+    original, told = device.move, []
+
+    def move(self, tensor, dtype, index=None):
+        told.append("move")
+        if told.count("move") > moves:
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, tensor, dtype, index)
+
+    monkeypatch.setattr(device, "move", move)
+    monkeypatch.setattr(device, "empty_cache", lambda self: told.append("empty_cache"), raising=False)
+    return told
+
+
+@pytest.mark.parametrize("moves", [0, 1, 5])
+def test_out_of_memory_while_moving_loses_nothing(monkeypatch, moves):
+    """The planner was told of more room than there is, as where another process takes it meanwhile."""
+    model = nn.ModuleDict({"net": Decoder(tied=True), "conv": nn.Conv2d(2, 2, 3)}).double()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    held = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
+    before = [(tensor, tensor.data_ptr(), tensor.clone()) for tensor in held]
+    names = [size.name for size in tensor_sizes(model)]
+    told = fill(monkeypatch, Meta, max(0, 2 * moves - 1))  # the first is a buffer, without a gradient
+    monkeypatch.setattr(Meta, "free", 3 * 2**20)
+    with pytest.raises(PlacementError) as caught:
+        place({"model": model, "x": torch.ones(2)}, "meta", channels_last=True)
+    sizes = {size.name: size for size in tensor_sizes(model)}
+    fitted = sum(
+        8 if name.endswith("steps") else 2 * math.prod(sizes[name].shape) * 4 for name in names[:moves]
+    )
+    message = str(caught.value)
+    assert message.startswith(f"`model.{names[moves]}` (")
+    assert f"meta ran out of memory while it was moved; {size_text(fitted)} had fitted before it" in message
+    assert "3.00 MiB is free there now, of 1.00 TiB" in message
+    assert "Nothing was moved" in message
+    assert "\n" not in message
+    assert told[-1] == "empty_cache"
+    assert caught.value.__context__ is None  # whose frames would keep what was copied
+    now = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
+    for tensor, (same, pointer, value) in zip(now, before, strict=True):
+        assert tensor is same
+        assert tensor.data_ptr() == pointer
+        assert torch.equal(tensor, value)
+
+
+def test_out_of_memory_while_an_optimizer_follows(monkeypatch):
+    weight = nn.Parameter(torch.ones(3, device="meta"))
+    optimizer = torch.optim.Adam([weight])
+    old = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    optimizer.state[weight] = dict(old)
+    fill(monkeypatch, Meta, 1)
+    with pytest.raises(PlacementError, match=r"the optimizer's state: meta ran out .*; 12 B had fitted"):
+        place(optimizer, "meta")
+    assert all(optimizer.state[weight][key] is tensor for key, tensor in old.items())
+
+
+class Convolutions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)
+        self.up, self.line = nn.ConvTranspose2d(4, 3, 3), nn.Conv1d(3, 4, 3)
+        self.register_buffer("picture", torch.randn(2, 3, 8, 8))
+
+
+def innermost(tensor):
+    return tensor.stride(1) == 1 and not tensor.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("gains", "asked", "expected"),
+    [(False, None, False), (True, None, True), (True, False, False), (False, True, True)],
+)
+def test_channels_last_is_as_the_device_gains_or_as_asked(monkeypatch, gains, asked, expected):
+    limit(monkeypatch, channels_last=gains)
+    model = Convolutions()
+    expectation = model.up(model.flat(model.picture))
+    expectation.sum().backward()
+    model.deep.weight.grad = torch.ones_like(model.deep.weight)
+    parameters = list(model.parameters())
+    place(model, "cpu", channels_last=asked)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    for module in (model.flat, model.deep, model.up):
+        assert innermost(module.weight) == innermost(module.weight.grad) == expected
+        assert module.bias.is_contiguous()
+    assert model.line.weight.is_contiguous()
+    assert model.picture.is_contiguous()
+    output = model.up(model.flat(model.picture))
+    assert innermost(output) == expected  # torch carries it from the weight on
+    torch.testing.assert_close(output, expectation)
+
+
+def test_channels_last_can_be_taken_back_and_else_stays(monkeypatch):
+    model = place(nn.Conv2d(3, 4, 3), "cpu", channels_last=True)
+    limit(monkeypatch, channels_last=False)
+    assert innermost(place(model, "cpu").weight)
+    assert not innermost(place(model, "cpu", channels_last=False).weight)
+    assert innermost(place(nn.Conv2d(3, 4, 3), "meta", channels_last=True).weight)
+
+
+def test_a_parameter_beside_its_module_stays_its_own():
+    model = nn.Linear(2, 2)
+    placed = place({"model": model, "weight": model.weight, "x": model.bias.detach()}, "cpu")
+    assert placed["weight"] is model.weight
+
+
+def test_a_split_head_over_several_devices_runs(monkeypatch, readable):
+    """The offloaded head whole on the host, the embedding in pieces on the device with the limit."""
+    model = Decoder()
+    size = {size.name: size.bytes() for size in tensor_sizes(model)}
+    split_after(monkeypatch, model, 3)
+    monkeypatch.setattr(
+        Meta, "caps", lambda self, index=0: DeviceCaps(max_alloc=size["embedding.weight"] // 2)
+    )
+    place(model, ["meta", "cpu"], training=False)
+    assert isinstance(model.embedding, SplitEmbedding)
+    assert isinstance(model.head, nn.Linear)
+    assert devices_of(model)["embedding.weight"] == "meta"
+    assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 11)
+
+
+def test_a_routed_layer_is_split_when_placed_anew(monkeypatch, readable):
+    """Hooks of an earlier placement are the core's own, and end with it."""
+    model = Decoder()
+    split_after(monkeypatch, model, 3)
+    place(model, ["meta", "cpu"], training=False)
+    assert model.head._forward_pre_hooks
+    limit(monkeypatch, max_alloc=200)
+    place(model, "cpu", training=False)
+    assert isinstance(model.head, SplitLinear)
+    assert not model.head._forward_pre_hooks
+    assert model(torch.arange(4)).shape == (4, 11)
+
+
+def test_pieces_may_lie_on_several_devices(readable):
+    pieces = [nn.Parameter(torch.ones(4, 3, device=kind)) for kind in ("cpu", "meta", "cpu")]
+    assert SplitEmbedding(pieces)(torch.arange(12)).device.type == "cpu"
+    logits = SplitLinear(pieces, nn.Parameter(torch.ones(12)))(torch.ones(2, 3))
+    assert torch.equal(logits, torch.tensor([[4.0] * 4 + [0.0] * 4 + [4.0] * 4] * 2))

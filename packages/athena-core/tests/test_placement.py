@@ -24,8 +24,8 @@ def layers(draw):
             dtype = draw(st.sampled_from(DTYPES))
             shape = (draw(st.integers(0, 40)),)
             trainable = dtype.is_floating_point and draw(st.booleans())
-            width = draw(st.integers(0, 5))
-            tensors.append(TensorSize(f"{i}.t{j}", shape, dtype, str(i), trainable, width))
+            width, splittable = draw(st.integers(0, 5)), draw(st.booleans())
+            tensors.append(TensorSize(f"{i}.t{j}", shape, dtype, str(i), trainable, width, splittable))
     return tensors
 
 
@@ -58,7 +58,8 @@ def load_of(tensors, room, *, training, optimizer_bytes, rows, cast):
         state = training and t.trainable
         n = math.prod(t.shape)
         largest = max(n * dtype.itemsize, n * min(4, optimizer_bytes) if state else 0)
-        if room.caps.max_alloc is not None and largest > room.caps.max_alloc:
+        row = largest // max(1, n) if t.splittable else largest
+        if room.caps.max_alloc is not None and row > room.caps.max_alloc:
             return None
         total += n * dtype.itemsize + (n * (dtype.itemsize + optimizer_bytes) if state else 0)
         outputs.append(room.activation(t, rows))
@@ -79,6 +80,20 @@ def split_exists(groups, rooms, **options):
         and split_exists(groups[k:], rooms[1:], **options)
         for k in range(len(groups) + 1)
     )
+
+
+def assert_allocatable(placed, limit, options):
+    """Whole if that can be, else in as few pieces as can be, of rows that differ by one at most."""
+    state = options["training"] and placed.tensor.trainable
+    row = max(placed.dtype.itemsize, min(4, options["optimizer_bytes"]) if state else 0)
+    rows = placed.tensor.shape[0]
+    if limit is None or row * rows <= limit:
+        assert placed.pieces == ()
+        return
+    assert sum(placed.pieces) == rows
+    assert max(placed.pieces) * row <= limit
+    assert max(placed.pieces) - min(placed.pieces) <= 1
+    assert (len(placed.pieces) - 1) * (limit // row) < rows
 
 
 @given(layers(), devices(), options)
@@ -102,6 +117,8 @@ def test_plan_is_complete_ordered_within_capacity_and_refuses_only_the_impossibl
         assert load.total == load_of([placed.tensor for placed in here], room, **options)
         assert load.fits
         assert room.caps.fp64 or all(placed.dtype is not torch.float64 for placed in here)
+        for placed in here:
+            assert_allocatable(placed, room.caps.max_alloc, options)
     assert len({(placed.tensor.layer, placed.device) for placed in made.tensors}) == len(groups)
 
 
@@ -145,6 +162,26 @@ def test_largest_single_allocation():
         plan([embedding], [room], training=False)
     assert "the largest allocation on xpu:0 is 4.00 GiB" in str(caught.value)
     assert plan([TensorSize("e", (2**20, 2047), torch.bfloat16)], [room], training=False)
+
+
+def test_a_vocabulary_over_the_largest_allocation_is_split():
+    """Weight, gradient and each float32 moment: the larger of them says how many rows fit."""
+    room = DeviceRoom("xpu:0", DeviceCaps(max_alloc=4 * 2**30 - 1), 64 * 2**30)
+    words = TensorSize(
+        "embedding.weight", (2**20, 2048), torch.bfloat16, trainable=True, splittable=True, width=2048
+    )
+    assert plan([words], [room], training=False).tensors[0].pieces == (2**19, 2**19)
+    exact = DeviceRoom("xpu:0", DeviceCaps(max_alloc=4 * 2**30))
+    assert plan([words], [exact], training=False).splits == ()
+    made = plan([words], [room])
+    assert [placed.pieces for placed in made.splits] == [(349526, 349525, 349525)]
+    assert made.loads[0].total == 2**31 * (2 + 2 + 8)
+    line = "split: `embedding.weight` (1048576 x 2048, bfloat16, 4.00 GiB) into 3 pieces"
+    assert f"{line} of 349526 rows or one less" in str(made)
+    host = [DeviceRoom("xpu:0", room.caps, 2**20), DeviceRoom("cpu", DeviceCaps())]
+    assert plan([words], host).splits == ()
+    with pytest.raises(PlacementError, match=r"4\.00 GiB in one row"):
+        plan([TensorSize("wide", (3, 2**30), torch.float32, splittable=True)], [room], training=False)
 
 
 def test_optimizer_state_of_a_small_dtype_is_the_larger_allocation():
@@ -207,7 +244,7 @@ def test_refusal_names_needed_free_tensor_and_remedy():
         plan([*block("0"), *block("1")], rooms, training=False)
     for part in (
         "`1.attention.weight` (100, float32, 400 B)",
-        "800 B;",
+        "800 B; 500 B is left on gpu:1, after all up to `0.mlp.weight`, which fit.",
         "1.56 KiB",
         "gpu:0 900 B",
         "Give more",
@@ -249,6 +286,12 @@ def test_sizes_in_words(count, text):
 def test_bad_arguments(call):
     with pytest.raises(ValueError, match="`devices`"):
         call(TensorSize("w", (1,), torch.float32), DeviceRoom("gpu:0", DeviceCaps()))
+
+
+@pytest.mark.parametrize("name", ["rows", "optimizer_bytes"])
+def test_counts_below_zero(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 0; got -1"):
+        plan([], [DeviceRoom("gpu:0", DeviceCaps())], **{name: -1})
 
 
 def test_no_tensors_and_scalars_and_empty_ones():

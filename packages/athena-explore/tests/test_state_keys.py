@@ -72,7 +72,7 @@ def test_keys_follow_the_formula(words: list[int]):
         (spaces.MultiDiscrete([3, 4]), lambda: torch.randint(0, 3, (400, 2))),
         (spaces.MultiBinary(6), lambda: torch.randint(0, 2, (400, 6), dtype=torch.int8)),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_keys_are_equal_exactly_where_the_bytes_are(space, draw):
     states = draw()

@@ -20,7 +20,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("update", "peer"), PAIRS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("update", "peer"), PAIRS, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_steps_are_those_of_torch(update, peer):
     weight = torch.randn(5, dtype=DOUBLE)
     theirs = weight.clone().requires_grad_()

@@ -250,7 +250,7 @@ def plain_llama3(rotary_dim: int, base: float, scaling: Llama3Scaling) -> list[f
         (Llama3Scaling(), plain_llama3),
         (Llama3Scaling(32.0, 2.0, 8.0, 4096), plain_llama3),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_scaled_frequencies_equal_the_plain_ones(scaling, plain, rotary_dim, base):
     expected = torch.tensor(plain(rotary_dim, base, scaling), dtype=torch.float64)

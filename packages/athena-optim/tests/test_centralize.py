@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from athena_core import SplitEmbedding
 from athena_optim import (
     SAM,
     AdamW,
@@ -129,6 +130,12 @@ def test_groups_keep_their_options_and_embeddings_are_left_out():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert [p.grad.any().item() for p in model.parameters()] == [True, False, True, False, True]
+
+
+def test_an_embedding_in_pieces_is_left_out():
+    pieces = [nn.Parameter(torch.randn(5, 4)) for _ in range(2)]
+    (group,) = centralized_groups(SplitEmbedding(pieces))
+    assert (group["output_axis"], len(group["params"])) == (None, 2)
 
 
 def test_conv_only_leaves_matrices_out():

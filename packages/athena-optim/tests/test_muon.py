@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from athena_core import SplitEmbedding, SplitLinear
 from athena_optim import Muon, muon_groups, newton_schulz, param_groups, warmup_cosine
 
 JORDAN = (3.4445, -4.7750, 2.0315)
@@ -269,6 +270,14 @@ def test_muon_groups_find_a_tied_head():
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
     model[1].weight = model[0].weight
     assert [(len(g["params"]), g["orthogonalize"]) for g in muon_groups(model)] == [(1, False)]
+
+
+def test_muon_groups_leave_a_vocabulary_in_pieces_to_adamw():
+    pieces = [nn.Parameter(torch.randn(5, 4)) for _ in range(2)]
+    model = nn.Sequential(SplitEmbedding(pieces), nn.Linear(4, 4), SplitLinear(pieces))
+    hidden, others, _ = muon_groups(model)
+    assert [id(p) for p in hidden["params"]] == [id(model[1].weight)]
+    assert {id(p) for p in others["params"]} == {id(piece) for piece in pieces}
 
 
 def test_muon_groups_refuse_a_stranger():

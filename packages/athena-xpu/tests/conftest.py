@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +19,20 @@ settings.load_profile("athena")
 
 # helpers here are imported by several files; pytest's importlib mode adds no folder to the path.
 sys.path.insert(0, str(Path(__file__).parent))
+from fake_xpu import FakeXPU, properties  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fake_xpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeXPU]:
+    """Make `torch.xpu` see the devices whose architectures or properties are given."""
+
+    def install(*devices: str | SimpleNamespace) -> FakeXPU:
+        told = [properties(one) if isinstance(one, str) else one for one in devices]
+        return FakeXPU(monkeypatch, told)
+
+    return install

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,7 @@ def safe_normalize(vectors: Tensor) -> Tensor:
     return (vectors / norm.masked_fill(norm == 0, 1)).masked_fill(norm == 0, 0)
 
 
-def full_precision(tensor: Tensor) -> torch.autocast:
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     """A context in which matrix products are not rounded to 16 bits by an autocast around it."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    kind = tensor.device.type  # torch has no autocast for meta
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

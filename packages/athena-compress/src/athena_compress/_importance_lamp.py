@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from athena_compress._importance import Importance, precise
+from athena_core import as_float64
 
 
 class Lamp(Importance):
@@ -24,6 +25,7 @@ class Lamp(Importance):
 
     def scores(self, name: str, parameter: nn.Parameter) -> Tensor:  # noqa: ARG002
         squares, order = precise(parameter).square().flatten().sort(stable=True)
-        left = squares.flip(0).double().cumsum(0).flip(0)
-        shares = torch.where(left > 0, squares / left.clamp(min=torch.finfo(left.dtype).tiny), 0.0)
-        return torch.zeros_like(squares).scatter_(0, order, shares.to(squares.dtype)).view(parameter.shape)
+        wide = as_float64(squares)
+        left = wide.flip(0).cumsum(0).flip(0)
+        shares = torch.where(left > 0, wide / left.clamp(min=torch.finfo(left.dtype).tiny), 0.0)
+        return torch.zeros_like(squares).scatter_(0, order, shares.to(squares)).view(parameter.shape)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from athena_compress._grid import Grid, quantize_affine
 from athena_compress._int8_math import integer_conv2d, integer_matmul, row_scales
@@ -53,7 +54,9 @@ def _linear(
         product = product + total * weight.sum(1, dtype=torch.int32)
     y = _scaled(product, weight_scale, scale, static=input_scale is not None)
     y = (y if bias is None else y + bias).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
-    return _straight_through(y, x, lambda: F.linear(x, _dequantized(weight, weight_scale, x), _as(bias, x)))
+    return _straight_through(
+        y, (x, weight_scale), lambda: F.linear(x, _dequantized(weight, weight_scale, x), _as(bias, x))
+    )
 
 
 def _conv2d(
@@ -91,7 +94,7 @@ def _conv2d(
         filters = _dequantized(weight, weight_scale, x)
         return F.conv2d(x, filters, _as(bias, x), stride, padding, dilation, groups)
 
-    return _straight_through(y, x, plain)
+    return _straight_through(y, (x, weight_scale), plain)
 
 
 def _codes(
@@ -125,9 +128,10 @@ def _as(bias: Tensor | None, like: Tensor) -> Tensor | None:
     return None if bias is None else bias.to(like.dtype)
 
 
-def _straight_through(y: Tensor, x: Tensor, plain: Callable[[], Tensor]) -> Tensor:
+def _straight_through(y: Tensor, inputs: tuple[Tensor, ...], plain: Callable[[], Tensor]) -> Tensor:
     """``y``, with the gradient of the layer whose weights are dequantized and whose input is not rounded."""
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    wanted = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+    if not (wanted or forward_ad._current_level >= 0):
         return y
     smooth = plain()
     return smooth + (y - smooth).detach()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from athena_compress._call import call
+from athena_core import as_float64
 
 _BUDGET = 0.1  # seconds for the repeats of one layer
 _LEAST, _MOST = 5, 200  # repeats
@@ -56,8 +57,8 @@ def relative_error(got: Tensor | None, expected: Tensor | None) -> float | None:
         return None
     if got.shape != expected.shape or not expected.numel():
         return None
-    noise = float((got.double() - expected.double()).norm())
-    signal = float(expected.double().norm())
+    wide = as_float64(expected)
+    noise, signal = float((as_float64(got) - wide).norm()), float(wide.norm())
     return noise / signal if signal > 0 else (0.0 if noise == 0 else float("inf"))
 
 

@@ -9,23 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from athena_compress._smallest import smallest
+
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by width in bytes
-
-
-def smallest(scores: Tensor, count: int) -> Tensor:
-    """Where the ``count`` smallest scores are; of equal ones the first come first. Boolean, flat.
-
-    >>> smallest(torch.tensor([2.0, 1.0, 1.0, 1.0]), 2)
-    tensor([False,  True,  True, False])
-    """
-    scores = scores.flatten()
-    if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(count).values
-    found = scores < threshold
-    ties = (scores == threshold).nonzero().flatten()
-    found[ties[: count - int(found.sum())]] = True
-    return found
 
 
 def global_masks(scores: Mapping[str, Tensor], count: int, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from athena_compress._grid import Grid
 from athena_compress._observer import Observer
+from athena_core import as_float64
 
 #: Width of the narrowest bin as a power of two: what is divided by it stays finite.
 LOWEST_EXPONENT = -100
@@ -78,6 +80,14 @@ class BinnedObserver(Observer):
             self.counts
         )
         self.zeros = self.zeros + is_zero.sum(1)
+
+    def qparams(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Scale and zero point; searched in float64, on the host where the device has none."""
+        device, able = self.low.device, as_float64(self.low).device
+        if able == device:
+            return super().qparams(grid)
+        scale, zero_point = deepcopy(self).to(able).qparams(grid)
+        return scale.to(device), zero_point.to(device)
 
     def first(self) -> Tensor:
         """Number of each row's first bin, ``(rows,)``: none is above 0."""
@@ -151,9 +161,10 @@ class BinnedObserver(Observer):
 def _floors(x: Tensor, exponent: Tensor) -> Tensor:
     """Number of the bin of width ``2**exponent`` that holds ``x``; exact, as only the exponent changes.
 
-    In float64: in float32 a tiny negative number would become 0 and move to the other side of it.
+    A negative number whose quotient is too small for float32 is in bin -1, not with 0 in the next.
     """
-    return (x.double() * _power_of_two(-exponent)).floor().long()
+    quotient = x * _power_of_two(-exponent)
+    return quotient.floor().long() - ((quotient == 0) & (x < 0)).long()
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

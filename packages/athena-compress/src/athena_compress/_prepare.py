@@ -28,11 +28,7 @@ def quantizable_copy(model: nn.Module, example_inputs: Any = None, *, fold: bool
     )
     """
     ready = fold_batch_norm(model, example_inputs) if fold else copied(model).eval()
-    for name, parameter in ready.named_parameters():
-        if parameter.is_meta:
-            raise ValueError(
-                f"`model` must hold its weights; got `{name}` on the meta device. Load it first."
-            )
+    check_weights(ready)
     odd = [name for name, module in ready.named_modules() if _stays_whole(module)]
     if any(isinstance(module, nn.MultiheadAttention) for module in ready.modules()):
         ready = split_attention(ready, skip=odd)
@@ -40,6 +36,15 @@ def quantizable_copy(model: nn.Module, example_inputs: Any = None, *, fold: bool
         if is_transposed_linear(module):
             ready = put(ready, module, as_linear(module))
     return ready.eval()
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError for a parameter that is a shape alone."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"`model` must hold its weights; got `{name}` on the meta device. Load it first."
+            )
 
 
 def _stays_whole(module: nn.Module) -> bool:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from athena_compress._dependencies import DependencyGraph, UnitGroup
 from athena_compress._importance import checked_scores
-from athena_compress._masks import global_masks, smallest, spared
+from athena_compress._masks import global_masks, spared
 from athena_compress._prunable import CONVOLUTIONS, TRANSPOSED, PrunableWeight, prunable_weights
 from athena_compress._pruner_masks import mean_size
 from athena_compress._pruner_strategy import Choices, PrunedPart, Strategy
 from athena_compress._select import Patterns, select
+from athena_compress._smallest import smallest
+from athena_core import as_float64
 
 
 class StructureStrategy(Strategy):
@@ -165,7 +167,7 @@ def unit_sums(scores: Tensor, dim: int, units: Tensor, size: int) -> Tensor:
     tensor([ 0., 14.], dtype=torch.float64)
     """
     others = [axis for axis in range(scores.dim()) if axis != dim]
-    sums = (scores.double().sum(others) if others else scores.double()).cpu()
+    sums = (as_float64(scores).sum(others) if others else as_float64(scores)).cpu()
     units = units.cpu()
     owned = units >= 0
     return torch.zeros(size, dtype=torch.float64).index_add_(0, units[owned], sums[owned])

@@ -97,11 +97,15 @@ class Scheme(ABC):
 def refuse_unknown(layer: nn.Module) -> None:
     """Raises NotQuantizable for a layer that is none of torch's, or computes in a way of its own.
 
+    A subclass with a method of its own says by ``computes_as = nn.Linear``, not inherited, that it computes
+    what its parent does.
+
     >>> refuse_unknown(nn.Linear(1, 1))
     """
     for known, method in QUANTIZABLE.items():
         if isinstance(layer, known):
-            if getattr(type(layer), method) is not getattr(known, method):
+            own = getattr(type(layer), method) is not getattr(known, method)
+            if own and vars(type(layer)).get("computes_as") is not known:
                 raise NotQuantizable(f"{type(layer).__name__} has a `{method}` of its own")
             break
     else:

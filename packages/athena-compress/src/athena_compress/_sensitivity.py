@@ -21,6 +21,7 @@ from athena_compress._quantize import holds_matrix
 from athena_compress._scheme import NotQuantizable, Scheme
 from athena_compress._select import Patterns, select
 from athena_compress._tables import decibels, percent, table
+from athena_core import as_float64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,7 +225,7 @@ def _output_error(model: nn.Module, batches: list[Any], forward: Forward) -> Cal
     def outputs(candidate: nn.Module) -> Iterable[Tensor]:
         with torch.no_grad():
             for batch in batches:
-                yield logits_of(forward(candidate, batch)).double()
+                yield as_float64(logits_of(forward(candidate, batch)))
 
     expected = list(outputs(model))
     signal = sum(float(y.square().sum()) for y in expected)

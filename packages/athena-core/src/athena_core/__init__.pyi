@@ -14,10 +14,13 @@ from ._device import DeviceCaps as DeviceCaps
 from ._device import backend as backend
 from ._device import device as device
 from ._errors import AthenaError as AthenaError
+from ._errors import KernelFailed as KernelFailed
+from ._float64 import as_float64 as as_float64
+from ._float64 import has_float64 as has_float64
+from ._float64 import to_device as to_device
 from ._host import PluginHost as PluginHost
 from ._host import PluginStatus as PluginStatus
 from ._host import default_host as default_host
-from ._kernels import KernelFailed as KernelFailed
 from ._kernels import kernels as kernels
 from ._kernels import kernels_disabled as kernels_disabled
 from ._one_thread import one_thread as one_thread
@@ -41,4 +44,6 @@ from ._run import Run as Run
 from ._saved_run import SavedRun as SavedRun
 from ._saved_run import saved_run as saved_run
 from ._spec import hookimpl as hookimpl
+from ._split import SplitEmbedding as SplitEmbedding
+from ._split import SplitLinear as SplitLinear
 from ._tracker import Tracker as Tracker

@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     plugins = command("plugins", _plugins)
     plugins.add_argument("action", nargs="?", choices=["list", "disable", "enable"], default="list")
     plugins.add_argument("name", nargs="?", help="the distribution to disable or enable")
-    command("kernels", _kernels)
+    listed = command("kernels", _kernels)
+    listed.add_argument(
+        "--run", action="store_true", help="first run each whose device is here, to see whether it compiles"
+    )
     doctor = command("doctor", _doctor)
     doctor.add_argument("--model", metavar="MODULE:FACTORY", help="print the placement plan of this model")
     commands.add_parser("run", help="Run a recipe: athena run NAME [options]; athena run --help.")
@@ -175,7 +178,7 @@ def _plugins(options: argparse.Namespace) -> None:
         _settings.enable(options.name)
 
 
-def _kernels(options: argparse.Namespace) -> None:  # noqa: ARG001
+def _kernels(options: argparse.Namespace) -> None:
     """List each op and device: kernel or reference, and why."""
     from athena_core._host import default_host
     from athena_core._kernels import kernels
@@ -184,6 +187,10 @@ def _kernels(options: argparse.Namespace) -> None:  # noqa: ARG001
     for offer in host.offers():  # an op exists once its module is imported
         with contextlib.suppress(Exception):  # one that cannot be imported brings no op
             host.load(offer.component.kind, f"{offer.distribution}/{offer.component.name}")
+    if options.run:
+        from athena_core._try_kernels import try_kernels
+
+        try_kernels()
     _table([(row.op, row.device, row.runs, row.distribution, row.why) for row in kernels()])
 
 

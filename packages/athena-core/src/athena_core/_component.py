@@ -101,9 +101,11 @@ class Kernel:
             every input is supported.
         autograd: ``"module:class"`` with the formula of its gradient: static ``setup_context(ctx,
             inputs, output)`` and ``backward(ctx, *grads)``, as `torch.library.register_autograd` takes
-            them, over all parameters of the op. Under ``torch.compile`` the backward is traced, so it
-            may call ops, but no foreign code. Empty only for an op that changes its arguments: where a
-            gradient is wanted, the reference of such an op runs.
+            them, over all parameters of the op. With ``forward(ctx, *inputs)`` in place of
+            ``setup_context`` it makes the output itself where a gradient is wanted, and saves what the
+            target would throw away. Under ``torch.compile`` both are traced, so they may call ops, but
+            no foreign code. Empty only for an op without a gradient, ``differentiable=False``, or one
+            that changes its arguments: where a gradient is wanted, the reference of such an op runs.
         compiled: False keeps the reference under ``torch.compile``.
         tolerance: largest error against the float64 reference, relative to its largest value or 1, by
             dtype name, where it differs from `athena_core.testing`'s own.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, supported_activities
 
 from athena_core._errors import AthenaError, nearest
 
@@ -32,6 +35,7 @@ class DeviceCaps:
         fp64: it holds and computes float64.
         bf16_native: bfloat16 arithmetic in hardware, emulation not counted.
         matrix_unit: it has units that multiply small matrices (tensor cores, XMX, AMX).
+        channels_last: its convolutions are faster with the channels innermost in memory.
 
     >>> DeviceCaps(total=16 * 2**30, max_alloc=4 * 2**30 - 1, fp64=False).bf16_native
     False
@@ -45,6 +49,7 @@ class DeviceCaps:
     fp64: bool = True
     bf16_native: bool = False
     matrix_unit: bool = False
+    channels_last: bool = False
 
 
 class DeviceBackend(ABC):
@@ -76,6 +81,10 @@ class DeviceBackend(ABC):
 
     def diagnose(self) -> list[str]:
         """What keeps this type from being used, each line with its remedy; `athena doctor` asks."""
+        return []
+
+    def notes(self) -> list[str]:
+        """What is worth knowing and is nothing to mend: why there is none, where caches are; a line each."""
         return []
 
     def device(self, index: int | None = None) -> torch.device:
@@ -161,6 +170,33 @@ class DeviceBackend(ABC):
         """A gradient scaler; one that does nothing unless ``dtype`` is float16."""
         return torch.amp.GradScaler(self.type, enabled=dtype is torch.float16)
 
+    @contextmanager
+    def profile(self, folder: str | Path) -> Iterator[torch.profiler.profile]:
+        """Profile what runs inside, on the host and on this type; ``folder`` then holds ``trace.json``.
+
+        A trace that is there already is replaced. Perfetto and chrome://tracing show it.
+
+        Raises AthenaError where torch records nothing of this type.
+
+        >>> import tempfile, torch
+        >>> from athena_core import backend
+        >>> with tempfile.TemporaryDirectory() as folder, backend("cpu").profile(folder) as profiler:
+        ...     product = torch.ones(8, 8) @ torch.ones(8, 8)
+        >>> "aten::mm" in {event.key for event in profiler.key_averages()}
+        True
+        """
+        activity = ProfilerActivity.__members__.get(self.type.upper())
+        if activity is None or activity not in supported_activities():
+            raise AthenaError(
+                f"{self.type}: this torch ({torch.__version__}) records nothing of it; profile the host with"
+                ' `backend("cpu").profile(folder)`.'
+            )
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with torch.profiler.profile(activities={ProfilerActivity.CPU, activity}) as profiler:
+            yield profiler
+            self.synchronize()  # or the trace ends before the device does
+        profiler.export_chrome_trace(str(Path(folder) / "trace.json"))
+
     def dist_backend(self) -> str:
         """What ``torch.distributed.init_process_group`` takes, host tensors included.
 
@@ -180,13 +216,14 @@ def activation_bytes(tensor: TensorSize, rows: int) -> int:
     ``rows`` is batch times positions, ``width`` the features of the layer's output (0 for tensors
     that are no layer's weight). Twice, because the output and what the following elementwise
     functions make of it are both kept. Attention scores are not counted: fused attention keeps none.
+    Nor are strides: a network that shrinks its pictures keeps less. What was measured is taken instead.
 
     >>> import torch
     >>> from athena_core import TensorSize
     >>> activation_bytes(TensorSize("w", (8, 4), torch.float32, width=8), rows=16)
     1024
     """
-    return 2 * rows * tensor.width * tensor.dtype.itemsize
+    return 2 * rows * tensor.width * tensor.dtype.itemsize if tensor.kept is None else tensor.kept
 
 
 def backend(device: str | torch.device) -> DeviceBackend:
@@ -242,7 +279,7 @@ def _resolve(request: str, source: str) -> torch.device:
     if not count:
         raise AthenaError(
             f"{source} `{request}`: no {kind} device can be used here. There is: {', '.join(_present())}."
-            f" {' '.join(found.diagnose()) or 'See `athena doctor`.'}"
+            f" {'; '.join([*found.notes(), *found.diagnose()]) or 'See `athena doctor`.'}"
         )
     if colon and int(index) >= count:
         raise AthenaError(

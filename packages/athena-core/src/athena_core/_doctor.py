@@ -183,6 +183,7 @@ def _devices() -> Iterator[str]:
             count = own.count() if own.available() else 0
             yield f"device {component.name}: {count or 'none'} here"
             yield from (f"  {own.device(i)}: {_facts(own.caps(i), own.memory(i))}" for i in range(count))
+            yield from (f"  {note}" for note in own.notes())
             yield from (f"! device {component.name}: {problem}" for problem in own.diagnose())
         except Exception as error:  # noqa: BLE001  a stranger's backend, or a driver's own error
             yield f"! device {component.name}: {describe(error)}"

@@ -19,6 +19,19 @@ class AthenaError(Exception):
     """
 
 
+class KernelFailed(AthenaError):  # noqa: N818  # what has happened, as StopIteration
+    """What a kernel raises that cannot run here, before it has changed anything: the reference runs instead.
+
+    As where its device's compiler refuses it. The first failure is warned of, and `kernels` tells it;
+    from then on the op's reference runs on that device, and is differentiated where a formula fails. In
+    what ``torch.compile`` made, a formula's ops have no reference, and it is raised: compile under
+    `kernels_disabled`. With ``ATHENA_STRICT=1`` it is always raised.
+
+    >>> str(KernelFailed("no compiler for this device"))
+    'no compiler for this device'
+    """
+
+
 def nearest(received: str, allowed: Iterable[str]) -> str:
     """End an error line with the nearest allowed name, or with all of them.
 

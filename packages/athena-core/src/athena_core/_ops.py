@@ -22,6 +22,7 @@ def op(
     *,
     reference: Callable[P, R],
     samples: Callable[[str, torch.dtype, torch.Generator], Iterable[tuple[Any, ...]]] | None = None,
+    differentiable: bool = True,
 ) -> Callable[P, R]:
     """Define an op of PyTorch's dispatcher, and return the function that calls it.
 
@@ -36,6 +37,8 @@ def op(
         samples: from a device type, a dtype and a generator, argument tuples that
             `athena_core.testing.kernel_checks` tries on every kernel: odd and empty sizes among them.
             The generator is the host's: draw there, then ``.to(device, dtype)``.
+        differentiable: False for results that never carry a gradient, such as masks; kernels then
+            need no formula.
 
     Raises ValueError if the schema and the reference disagree, if a result aliases an argument, or if
     another module has defined the op. The same module may define it again, as when it is reloaded.
@@ -46,7 +49,7 @@ def op(
     tensor([1., 2.])
     """
     record = _define(schema, reference)
-    record.reference, record.samples = reference, samples
+    record.reference, record.samples, record.differentiable = reference, samples, differentiable
     overload = record.overload
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,24 +1,23 @@
-"""Placing: a model's sizes for the planner, then casts, moves, and routes between devices."""
+"""Placing: a model's sizes for the planner, devices' rooms, and an optimizer's state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.parameter import is_lazy
 
 from athena_core._device import backend, device
 from athena_core._errors import AthenaError
+from athena_core._kept import kept_bytes
+from athena_core._move import ROUTES, SPLIT, execute, is_above, out_of_memory, rebuild
 from athena_core._placement import DeviceRoom, TensorSize, plan, storable
-
-_ROUTES: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
+from athena_core._split import splits
 
 
 def place(
@@ -29,15 +28,23 @@ def place(
     optimizer_bytes: int = 8,
     rows: int = 0,
     cast: bool = True,
+    channels_last: bool | None = None,
+    step: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Plan where every tensor of ``obj`` goes, then move it there; the options are `plan`'s.
 
-    A module is changed in place and its parameters keep their identity, as with ``Module.to``. Over
-    several devices each layer moves its inputs to itself, and the output stays where the last layer
-    is. An optimizer's state follows its parameters. Tensors, arrays and modules in mappings, lists and
-    tuples are placed together; anything else is returned as it is.
+    A module is changed in place and its parameters keep their identity, as with ``Module.to``; only an
+    embedding or linear layer whose weight the device cannot allocate whole gives way to a
+    `SplitEmbedding` or `SplitLinear`, so make the optimizer after placing. Over several devices each
+    layer moves its inputs to itself, and the output stays where the last layer is. An optimizer's state
+    follows its parameters. Tensors, arrays and modules in mappings, lists and tuples are placed
+    together; anything else is returned as it is.
 
-    Raises PlacementError before anything is moved, AthenaError for a device that is not here.
+    ``channels_last`` says whether weights of two- and three-dimensional convolutions have their channels
+    innermost, which outputs then have too; None is as the device gains. ``step`` is that of `tensor_sizes`.
+
+    Raises PlacementError with nothing moved, when the device runs out of memory after all too;
+    AthenaError for a device that is not here.
 
     >>> import torch
     >>> model = place(torch.nn.Linear(3, 2), "cpu", rows=16)
@@ -47,8 +54,8 @@ def place(
     chosen = [device(d) for d in ([devices] if isinstance(devices, str | torch.device) else devices)]
     if isinstance(obj, torch.optim.Optimizer):
         return _follow(obj, chosen)
-    obj = _rebuild(lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, obj)
-    found = _sizes(obj)
+    obj = rebuild(_as_tensor, obj)
+    found = _sizes(obj, step)
     planned = plan(
         [size for _, size in found],
         rooms(chosen, [tensor for tensor, _ in found]),
@@ -57,22 +64,40 @@ def place(
         rows=rows,
         cast=cast,
     )
-    there = {placed.tensor.name: (torch.device(placed.device), placed.dtype) for placed in planned.tensors}
-    return _execute(obj, {id(tensor): there[size.name] for tensor, size in found}, chosen[0])
+    there = {placed.tensor.name: placed for placed in planned.tensors}
+    return execute(obj, [(tensor, there[size.name]) for tensor, size in found], channels_last=channels_last)
 
 
-def tensor_sizes(obj: Any) -> list[TensorSize]:
+def _as_tensor(leaf: Any) -> Any:
+    """An array as a tensor, unless it holds what torch has no dtype for, such as text."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    try:
+        return torch.as_tensor(leaf)
+    except TypeError:
+        return leaf
+
+
+def tensor_sizes(obj: Any, step: Callable[[Any], Any] | None = None) -> list[TensorSize]:
     """What `plan` needs to know of a module, or of tensors and modules in a mapping, list or tuple.
 
     A layer is a child of the root or an entry of a ``Sequential``, ``ModuleList`` or ``ModuleDict``;
     a child that is such a container, or holds a list or dict of modules, is entered for its layers.
     A tied tensor counts once, where it comes first, and what is beside it elsewhere goes with it.
 
+    Args:
+        obj: what will be placed.
+        step: one training step of ``obj``, a module, such as ``lambda model: model(torch.zeros(8, 3, 224,
+            224))``. It runs on the meta device, on shapes alone, and what each layer keeps for its
+            gradients is counted; without it, `plan` estimates that from its ``rows``.
+
+    Raises ValueError for a ``step`` without a module, AthenaError for one that needs more than shapes.
+
     >>> import torch
     >>> [(size.name, size.layer) for size in tensor_sizes(torch.nn.Sequential(torch.nn.Linear(2, 3)))]
     [('0.weight', '0'), ('0.bias', '0')]
     """
-    return [size for _, size in _sizes(obj)]
+    return [size for _, size in _sizes(obj, step)]
 
 
 def rooms(devices: Sequence[torch.device], present: Sequence[Tensor] = ()) -> list[DeviceRoom]:
@@ -84,24 +109,36 @@ def rooms(devices: Sequence[torch.device], present: Sequence[Tensor] = ()) -> li
         free = caps.total if memory is None else memory[0]
         if free is not None:
             grads = (tensor.grad for tensor in present if tensor.is_leaf and tensor.grad is not None)
-            free += sum(t.nbytes for t in (*present, *grads) if t.device == one)
+            free += sum(t.numel() * t.itemsize for t in (*present, *grads) if t.device == one)
         found.append(DeviceRoom(str(one), caps, free, own.activation_bytes))
     return found
 
 
-def _sizes(obj: Any) -> list[tuple[Tensor, TensorSize]]:
+def _sizes(obj: Any, step: Callable[[Any], Any] | None = None) -> list[tuple[Tensor, TensorSize]]:
+    if step is not None and not isinstance(obj, nn.Module):
+        raise ValueError(f"`step` is one of a module; got {type(obj).__name__}. Place the module alone.")
+    measured = None if step is None else kept_bytes(obj, step)
     sizes: dict[int, tuple[Tensor, TensorSize]] = {}
     for path, layer, owner in _walk(obj):
         own = {"": owner} if isinstance(owner, Tensor) else _own(owner)
+        routes = len(ROUTES.get(owner, ())) if isinstance(owner, nn.Module) else 0
         layer = next((sizes[id(t)][1].layer for t in own.values() if id(t) in sizes), layer)
         for key, tensor in own.items():
-            name, width = ".".join(filter(None, (path, key))), _width(owner, key)
+            name = ".".join(filter(None, (path, key)))
+            if is_lazy(tensor):
+                raise AthenaError(f"`{name}` has no shape yet; call the module once before it is placed.")
+            width = _width(owner, key)
+            splittable = key == "weight" and splits(owner, own_hooks=routes)
+            kept = None if measured is None else measured.pop(path, 0)  # all of it for its first tensor
             if id(tensor) in sizes:
                 seen = sizes[id(tensor)][1]
-                sizes[id(tensor)] = tensor, replace(seen, width=seen.width + width)
+                width, splittable = width + seen.width, splittable and seen.splittable
+                kept = None if kept is None or seen.kept is None else kept + seen.kept
+                sizes[id(tensor)] = tensor, replace(seen, width=width, splittable=splittable, kept=kept)
             else:
                 trainable = tensor.requires_grad and tensor.is_leaf
-                size = TensorSize(name, tuple(tensor.shape), tensor.dtype, layer, trainable, width)
+                shape = tuple(tensor.shape)
+                size = TensorSize(name, shape, tensor.dtype, layer, trainable, width, splittable, kept)
                 sizes[id(tensor)] = tensor, size
     return list(sizes.values())
 
@@ -115,7 +152,7 @@ def _walk(obj: Any, path: str = "", layer: str = "", above: bool = True) -> Iter
         yield path, layer, obj
     for name, child in _children(obj):
         inner = f"{path}.{name}" if path else name
-        yield from _walk(child, inner, inner if above else layer, above and _is_above(obj, child))
+        yield from _walk(child, inner, inner if above else layer, above and is_above(obj, child))
 
 
 def _children(obj: Any) -> list[tuple[str, Any]]:
@@ -124,14 +161,6 @@ def _children(obj: Any) -> list[tuple[str, Any]]:
     if isinstance(obj, Mapping):
         return [(str(key), value) for key, value in obj.items()]
     return [(str(i), value) for i, value in enumerate(obj)] if isinstance(obj, list | tuple) else []
-
-
-def _is_above(parent: Any, child: Any) -> bool:
-    """Whether ``child`` holds layers, rather than being one."""
-    if not isinstance(parent, nn.Module) or isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        return True
-    inside = [] if isinstance(parent, nn.Sequential | nn.ModuleList) else child.children()
-    return any(isinstance(grandchild, nn.ModuleList | nn.ModuleDict) for grandchild in inside)
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
@@ -149,89 +178,49 @@ def _width(owner: Any, key: str) -> int:
     return getattr(owner, "embedding_dim", None) or getattr(owner, "out_channels", None) or shapes[key][0]
 
 
-def _execute(obj: Any, there: dict[int, tuple[torch.device, torch.dtype]], default: torch.device) -> Any:
-    """Move each tensor once, by identity, and route between the devices if there are several."""
-    moved: dict[int, tuple[Tensor, Tensor]] = {}  # holds the original, so that no id is used twice
-
-    def move(tensor: Any) -> Any:
-        if not isinstance(tensor, Tensor):
-            return tensor
-        if id(tensor) not in moved:
-            target, dtype = there.get(id(tensor), (default, tensor.dtype))
-            moved[id(tensor)] = tensor, backend(target).move(tensor, dtype, target.index)
-        return moved[id(tensor)][1]
-
-    several = len({target for target, _ in there.values()}) > 1
-    for _, _, owner in _walk(obj):
-        if isinstance(owner, nn.Module):
-            for parameter in owner.parameters(recurse=False):
-                if parameter.grad is not None and id(parameter) in there:
-                    there[id(parameter.grad)] = there[id(parameter)]
-            owner._apply(move, recurse=False)
-            for handle in _ROUTES.pop(owner, ()):
-                handle.remove()
-    return _rebuild(lambda leaf: _routed(leaf, several) if isinstance(leaf, nn.Module) else move(leaf), obj)
-
-
-def _routed(module: nn.Module, several: bool) -> nn.Module:
-    if several:
-        _route(module, above=True, outer=None)
-    return module
-
-
-def _route(module: nn.Module, above: bool, outer: torch.device | None) -> None:
-    """Have layers take their inputs to where they are; inside a torn layer, also bring outputs back."""
-    first = next(chain(module.parameters(), module.buffers()), None)
-    home = outer if first is None else first.device
-    if not above and home is not None and home != outer:
-        handles = [module.register_forward_pre_hook(partial(_bring_inputs, home), with_kwargs=True)]
-        if outer is not None:
-            handles.append(module.register_forward_hook(partial(_bring_output, outer)))
-        _ROUTES[module] = handles
-    for child in module.children():
-        _route(child, above and _is_above(module, child), None if above else home)
-
-
-def _bring_inputs(home: torch.device, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:  # noqa: ARG001
-    return _to(args, home), _to(kwargs, home)
-
-
-def _bring_output(outer: torch.device, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
-    return _to(output, outer)
-
-
-def _to(obj: Any, target: torch.device) -> Any:
-    return _rebuild(lambda leaf: leaf.to(target) if isinstance(leaf, Tensor) else leaf, obj)
-
-
-def _rebuild(change: Callable[[Any], Any], obj: Any) -> Any:
-    """``obj`` with every leaf changed; mappings become dicts, and named tuples stay what they are."""
-    if isinstance(obj, Mapping):
-        return {key: _rebuild(change, value) for key, value in obj.items()}
-    if isinstance(obj, list):
-        return [_rebuild(change, value) for value in obj]
-    if isinstance(obj, tuple):
-        values = [_rebuild(change, value) for value in obj]
-        return type(obj)(*values) if hasattr(obj, "_fields") else tuple(values)
-    return change(obj)
-
-
 def _follow(optimizer: torch.optim.Optimizer, chosen: Sequence[torch.device]) -> torch.optim.Optimizer:
     """Move an optimizer's state to its parameters; step counts stay where torch keeps them."""
     groups = optimizer.param_groups
     if lost := {str(p.device) for group in groups for p in group["params"] if p.device not in chosen}:
         wanted, found = ", ".join(map(str, chosen)), ", ".join(sorted(lost))
         raise AthenaError(
-            f"the optimizer's parameters are on {found}, not on {wanted}; place the model first."
+            f"the optimizer's parameters are on {found}, not on {wanted}; place the model first, and make"
+            " the optimizer anew if a weight was split."
         )
-    for group in groups:
+    if (gone := next((p for group in groups for p in group["params"] if p in SPLIT), None)) is not None:
+        raise AthenaError(
+            f"the optimizer still holds the weight {tuple(gone.shape)} whole, which was split; make the"
+            " optimizer anew from the placed model."
+        )
+    moved: list[tuple[dict[str, Any], str, Any]] = []
+    full: torch.device | None = None
+    for parameter, state, key in _states(optimizer):
+        try:
+            moved.append((state, key, rebuild(partial(_as_storable, parameter.device), state[key])))
+        except torch.OutOfMemoryError:
+            full = parameter.device
+            break
+    if full is not None:  # raised out here, as the error's frames hold copies
+        fitted: list[Tensor] = []
+        rebuild(
+            lambda leaf: fitted.append(leaf) if isinstance(leaf, Tensor) else None, [m for *_, m in moved]
+        )
+        size = sum(tensor.nbytes for tensor in fitted if tensor.device == full)
+        moved.clear()
+        fitted.clear()
+        raise out_of_memory("the optimizer's state", full, size)
+    for state, key, value in moved:
+        state[key] = value
+    return optimizer
+
+
+def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, dict[str, Any], str]]:
+    """Parameter, its state and the key of each that is where the parameter is."""
+    for group in optimizer.param_groups:
         counted = bool(group.get("capturable") or group.get("fused"))
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
-            for key in state:
-                if key != "step" or counted:
-                    state[key] = _rebuild(partial(_as_storable, parameter.device), state[key])
-    return optimizer
+            yield from ((parameter, state, key) for key in state if key != "step" or counted)
 
 
 def _as_storable(target: torch.device, leaf: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
@@ -44,6 +45,8 @@ class TensorSize:
         layer: tensors of one layer stay on one device; layers are placed in order of appearance.
         trainable: it takes a gradient and optimizer state.
         width: features that the module whose weight it is puts out; 0 for anything else.
+        splittable: its rows may lie in several pieces, as every module that holds it can be split.
+        kept: bytes that its module keeps in training, where they were measured; None to estimate them.
 
     >>> TensorSize("weight", (2, 3), torch.float32).bytes()
     24
@@ -55,6 +58,8 @@ class TensorSize:
     layer: str = ""
     trainable: bool = False
     width: int = 0
+    splittable: bool = False
+    kept: int | None = None
 
     def bytes(self, dtype: torch.dtype | None = None) -> int:
         """Size as ``dtype``, or as it is."""
@@ -99,11 +104,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Placed:
-    """One tensor's device, and its dtype there."""
+    """One tensor's device, its dtype there, and the rows of each piece if it is split (else none)."""
 
     tensor: TensorSize
     device: str
     dtype: torch.dtype
+    pieces: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,17 @@ class Plan:
         """Tensors whose dtype changes."""
         return tuple(placed for placed in self.tensors if placed.dtype != placed.tensor.dtype)
 
+    @property
+    def splits(self) -> tuple[Placed, ...]:
+        """Tensors in pieces."""
+        return tuple(placed for placed in self.tensors if placed.pieces)
+
     def __str__(self) -> str:
         rows = [_HEAD, *map(self._row, self.loads)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines += [f"cast: {p.tensor.name}, {_short(p.tensor.dtype)} to {_short(p.dtype)}" for p in self.casts]
+        lines += [f"split: {describe(p.tensor)} into {_pieces_text(p.pieces)}" for p in self.splits]
         lines += [f"torn apart, too large for one device: {layer}" for layer in self.torn]
         return "\n".join(lines)
 
@@ -149,7 +161,8 @@ def plan(
     :math:`\sum b + \sum_\text{trainable} (b + k n) + \sum a` in training and
     :math:`\sum b + \max a` in inference: :math:`b` bytes as cast, :math:`n` elements, :math:`k`
     ``optimizer_bytes``, :math:`a` the device's activation estimate. No tensor, nor the float32
-    optimizer state of one, may exceed the device's largest allocation. Taking layers away never
+    optimizer state of one, may exceed the device's largest allocation: one that would is split into
+    pieces of rows, as few and as equal as can be, if it is splittable. Taking layers away never
     raises a load, so filling each device as far as it goes finds a split into runs of neighbouring
     layers whenever one exists. A layer that no device holds whole is torn into its modules.
 
@@ -161,7 +174,7 @@ def plan(
         rows: batch times positions of one step, for the activations; 0 leaves them out.
         cast: give a device without float64 float32 instead; False refuses.
 
-    Raises PlacementError where no split exists, ValueError for repeated names or devices.
+    Raises PlacementError where no split exists, ValueError for repeated names or devices and counts below 0.
     Source: none.
 
     >>> import torch
@@ -177,6 +190,9 @@ def plan(
         raise ValueError(f"`tensors` and `devices` must have distinct names; got {repeated} repeatedly.")
     if not devices:
         raise ValueError("`devices` must hold at least one; got none.")
+    for name, count in (("rows", rows), ("optimizer_bytes", optimizer_bytes)):
+        if count < 0:
+            raise ValueError(f"`{name}` must be at least 0; got {count}.")
     costs = _Costs(training, optimizer_bytes, rows, cast)
     units, torn = _units(tensors, devices, costs)
     loads, at, placed = [Load(room) for room in devices], 0, []
@@ -184,10 +200,13 @@ def plan(
         while not costs.fits(loads[at], unit):
             at += 1
             if at == len(devices):
-                raise PlacementError(_refusal(unit, tensors, loads, costs))
+                raise PlacementError(_refusal(unit, tensors, loads, costs, placed))
         loads[at] = costs.add(loads[at], unit)
         room = devices[at]
-        placed += [Placed(tensor, room.device, storable(tensor.dtype, room.caps)) for tensor in unit]
+        placed += [
+            Placed(tensor, room.device, storable(tensor.dtype, room.caps), costs.pieces(tensor, room.caps))
+            for tensor in unit
+        ]
     return Plan(tuple(placed), tuple(loads), torn)
 
 
@@ -205,17 +224,35 @@ class _Costs:
 
     def obstacle(self, tensor: TensorSize, room: DeviceRoom) -> str:
         """Why not even an empty device of this sort can hold the tensor; empty if it can."""
-        dtype, limit = storable(tensor.dtype, room.caps), room.caps.max_alloc
+        dtype = storable(tensor.dtype, room.caps)
         if dtype != tensor.dtype and not self.cast:
             return f"{room.device} lacks {_short(tensor.dtype)}; pass `cast=True` or convert the model"
-        state = min(4, self.optimizer_bytes) if self.training and tensor.trainable else 0
-        piece = math.prod(tensor.shape) * max(dtype.itemsize, state)
-        if limit is not None and piece > limit:
+        largest, limit = self._largest(tensor, room.caps), room.caps.max_alloc
+        if limit is not None and largest > limit and not self.pieces(tensor, room.caps):
+            share = f"{size_text(largest // tensor.shape[0])} in one row" if tensor.splittable else ""
             return (
-                f"{size_text(piece)} in one piece; the largest allocation on {room.device} is"
+                f"{share or f'{size_text(largest)} in one piece'}; the largest allocation on {room.device} is"
                 f" {size_text(limit)}. Split the layer, use a smaller dtype or another device"
             )
         return ""
+
+    def _largest(self, tensor: TensorSize, caps: DeviceCaps) -> int:
+        """Bytes of the tensor, its gradient or one float32 state of it, whichever is the most."""
+        state = min(4, self.optimizer_bytes) if self.training and tensor.trainable else 0
+        return math.prod(tensor.shape) * max(storable(tensor.dtype, caps).itemsize, state)
+
+    def pieces(self, tensor: TensorSize, caps: DeviceCaps) -> tuple[int, ...]:
+        """Rows of each piece that the device can allocate; none if it need not or cannot be split."""
+        largest, limit = self._largest(tensor, caps), caps.max_alloc
+        if limit is None or largest <= limit or not tensor.splittable:
+            return ()
+        rows = tensor.shape[0]
+        most = limit // (largest // rows)
+        if not most:
+            return ()
+        count = -(-rows // most)
+        less, more = divmod(rows, count)
+        return (less + 1,) * more + (less,) * (count - more)
 
     def add(self, load: Load, unit: Sequence[TensorSize]) -> Load:
         caps, activations = load.room.caps, load.activations
@@ -261,19 +298,24 @@ def _units(
 
 
 def _refusal(
-    unit: Sequence[TensorSize], tensors: Sequence[TensorSize], loads: Sequence[Load], costs: _Costs
+    unit: Sequence[TensorSize],
+    tensors: Sequence[TensorSize],
+    loads: Sequence[Load],
+    costs: _Costs,
+    placed: Sequence[Placed],
 ) -> str:
-    """One line: the tensor, what is needed, what is free, what to do."""
+    """One line: the tensor, what is needed, what is free, what fits, what to do."""
     for tensor in unit:
         if all(costs.obstacle(tensor, load.room) for load in loads):
-            return f"{_describe(tensor)}: {costs.obstacle(tensor, loads[0].room)}."
+            return f"{describe(tensor)}: {costs.obstacle(tensor, loads[0].room)}."
     empty = Load(loads[-1].room)
     whole, here = costs.add(empty, tensors), costs.add(empty, unit)
-    free = ", ".join(f"{load.room.device} {size_text(load.room.free)}" for load in loads)
+    free = ", ".join(_free(list(alike)) for _, alike in groupby(loads, lambda load: load.room.free))
+    fits = f", after all up to `{placed[-1].tensor.name}`, which fit" if placed else ", which is empty"
     left = None if empty.room.free is None else empty.room.free - loads[-1].total
     return (
-        f"{_describe(max(unit, key=TensorSize.bytes))} and what is kept beside it need"
-        f" {size_text(here.total)}; {size_text(left)} is left on {empty.room.device}."
+        f"{describe(max(unit, key=TensorSize.bytes))} and what is kept beside it need"
+        f" {size_text(here.total)}; {size_text(left)} is left on {empty.room.device}{fits}."
         f" All together: {size_text(whole.total)} (parameters {size_text(whole.parameters)},"
         f" gradients {size_text(whole.gradients)},"
         f" optimizer {size_text(whole.optimizer)}, activations {size_text(whole.activations)}); free: {free}."
@@ -281,7 +323,19 @@ def _refusal(
     )
 
 
-def _describe(tensor: TensorSize) -> str:
+def _pieces_text(pieces: Sequence[int]) -> str:
+    return f"{len(pieces)} pieces of {pieces[0]} rows{' or one less' if pieces[-1] < pieces[0] else ''}"
+
+
+def _free(alike: Sequence[Load]) -> str:
+    """What neighbours with as much free have free, in one where they are many."""
+    free = size_text(alike[0].room.free)
+    if len(alike) > 2:
+        return f"{alike[0].room.device} to {alike[-1].room.device} {free} each"
+    return ", ".join(f"{load.room.device} {free}" for load in alike)
+
+
+def describe(tensor: TensorSize) -> str:
     shape = " x ".join(map(str, tensor.shape)) or "scalar"
     return f"`{tensor.name}` ({shape}, {_short(tensor.dtype)}, {size_text(tensor.bytes())})"
 

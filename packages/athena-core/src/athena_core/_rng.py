@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,23 @@ def rng_state(device: torch.device) -> dict[str, Any]:
         "numpy": numpy_state,
         "torch": torch.get_rng_state(),
         "device": backend(device).rng_state(),
+        "device_type": device.type,
     }
 
 
 def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put all of them back."""
+    """Put all of them back; a state of another type of device's is left out, with a warning."""
     random.setstate(state["python"])
     inner = {**state["numpy"]["state"], "key": state["numpy"]["state"]["key"].numpy()}
     np.random.set_state({**state["numpy"], "state": inner})  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    backend(device).set_rng_state(state["device"])
+    saved = state.get("device_type", device.type)
+    if saved == device.type:
+        backend(device).set_rng_state(state["device"])
+    else:
+        warnings.warn(
+            f"the checkpoint is of {saved} and the run goes on with {device.type}: what is drawn there"
+            f" differs from what {saved} would have drawn.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

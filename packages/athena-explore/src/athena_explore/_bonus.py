@@ -266,7 +266,7 @@ class Bonus(nn.Module, ABC):
         before, kind = self.training, self.device.type
         if before is not training:  # going through all modules takes as long as a small step
             _switch(self, training)
-        mixed = torch.is_autocast_enabled(kind)
+        mixed = kind != "meta" and torch.is_autocast_enabled(kind)
         try:
             with torch.inference_mode(False), torch.autocast(kind, enabled=False) if mixed else nullcontext():
                 yield

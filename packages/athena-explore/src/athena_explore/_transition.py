@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from athena_core import to_device
+
 Observation = Any  # a tensor, or a dictionary or tuple of observations
 
 
@@ -96,10 +98,10 @@ class Transition:
         return replace(self, **{name: mapped(function, getattr(self, name)) for name in names})
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on a device; itself where it is there already."""
+        """The same on a device, itself where it is there already; what that cannot hold is cast first."""
         if self.device == torch.device(device):
             return self
-        return self.map(lambda tensor: tensor.to(device))
+        return self.map(lambda tensor: to_device(tensor, device))
 
     def flat(self) -> Self:
         """The valid rows alone, in the order of time and then of environments, of shape ``(B, ...)``."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from athena_core import to_device
 from athena_hrl._numbers import LARGEST, in_range
 from athena_hrl._option_critic_losses import mean_over, of_option, soft_option_value, termination_loss
 from athena_hrl._option_network import OptionNetwork, OptionOutputs, epsilon_greedy
@@ -107,7 +108,7 @@ class OptionLearner(ABC):
 
         Raises ValueError for observations of another shape, or an option there is not.
         """
-        tensor = torch.as_tensor(np.asarray(obs), device=self.device)
+        tensor = to_device(torch.as_tensor(np.asarray(obs)), self.device)
         shape = self.player.spaces[0].shape or ()
         if tensor.ndim != len(shape) + 1 or tensor.shape[1:] != shape:
             raise ValueError(

@@ -173,15 +173,16 @@ class OptionPlayer:
         self.option, self.begins = torch.where(begins, chosen, self.option), begins
 
     def _note(self, step: OptionStep, done: Tensor) -> None:
-        self._return += (step.reward * step.live).double().cpu()
+        self._return += (step.reward * step.live).cpu().double()
         over = done.cpu()
         self.returns += self._return[over].tolist()
         self._return[over] = 0
 
     def _tensor(self, values: Any) -> Tensor:
         # a copy: an environment may write its next observations into the same array
-        tensor = torch.tensor(np.asarray(values), device=self.generator.device)
-        return tensor.float() if tensor.dtype == torch.float64 else tensor
+        array = np.asarray(values)
+        dtype = torch.float32 if array.dtype == np.float64 else None  # on the host: a device may have none
+        return torch.tensor(array, dtype=dtype, device=self.generator.device)
 
     def for_env(self, action: Tensor) -> Any:
         """Actions as the environment takes them: continuous ones cut at its bounds."""

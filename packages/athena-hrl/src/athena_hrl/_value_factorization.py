@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from athena_core import as_float64
 from athena_hrl._universal_value import TwoStreamValue
 
 
@@ -40,7 +41,7 @@ def factorize_values(
         sweeps: of the alternation, where entries are missing.
         ridge: weight of the factors' squares in it, a share of the known values' mean square.
 
-    Shape: ``(M, N) -> (M, rank), (N, rank)``, float64.
+    Shape: ``(M, N) -> (M, rank), (N, rank)``, float64; on the host where the table's device has none.
     Raises ValueError for a rank above both sides', a value that is known and not finite, or nothing known.
     Source: Schaul et al. 2015, "Universal Value Function Approximators", ICML, two-stage training (OptSpace
     of Keshavan et al. 2009, arXiv:0901.3150, whose spectral start this is). Departs from it: alternating
@@ -58,16 +59,17 @@ def factorize_values(
         raise ValueError(f"`rank` must lie in [1, {min(table.shape)}]; got {rank}.")
     if not bool(seen.any()) or not bool(torch.isfinite(table[seen]).all()):
         raise ValueError("`table` must hold finite values where they are known; mark unknown ones in `seen`.")
-    known = torch.where(seen, table, 0).double()
-    share = seen.double().mean()
+    known, whole = as_float64(torch.where(seen, table, 0)), bool(seen.all())
+    seen = as_float64(seen)
+    share = seen.mean()
     u, s, vh = torch.linalg.svd(known / share, full_matrices=False)
     root = s[:rank].sqrt()
     states, goals = u[:, :rank] * root, vh[:rank].T * root
-    if not bool(seen.all()):
+    if not whole:
         weight = ridge * known.square().sum() / seen.sum()
         for _ in range(sweeps):
-            states = _least_squares(known, seen.double(), goals, weight)
-            goals = _least_squares(known.T, seen.T.double(), states, weight)
+            states = _least_squares(known, seen, goals, weight)
+            goals = _least_squares(known.T, seen.T, states, weight)
     return ValueFactors(states, goals)
 
 
@@ -115,7 +117,7 @@ def fit_embeddings(
             f"{tuple(factors.goals.shape)}. Factorise the table at the value's rank."
         )
     optimizer = torch.optim.Adam(value.parameters(), lr=lr)
-    targets = [factor.detach().to(states.dtype) for factor in factors]
+    targets = [factor.detach().to(states) for factor in factors]
     losses = [torch.zeros(()), torch.zeros(())]
     for _ in range(steps):
         embedded = value.embed_state(states).reshape(-1, value.rank), value.psi(goals)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from athena_core import as_float64
 from athena_core.stats import Band, Interval, bootstrap_interval
 from athena_meta._class_bootstrap import Pairs, class_bootstrap, class_pairs
 from athena_meta._episode_source import EpisodeSource
@@ -239,7 +240,7 @@ def _answers(outputs: Tensor, episodes: Episodes) -> dict[str, NDArray]:
             "Evaluate it with the number of ways that it was made for."
         )
     answers = outputs.argmax(-1)
-    correct = (answers == episodes.query_y).double().mean(-1)
+    correct = as_float64(answers == episodes.query_y).mean(-1)
     parts = {"scores": correct, "targets": episodes.query_y, "answers": answers, "classes": episodes.classes}
     return {name: part.numpy(force=True) for name, part in parts.items() if part is not None}
 
@@ -250,7 +251,7 @@ def _errors(outputs: Tensor, episodes: Episodes) -> dict[str, NDArray]:
             f"outputs must have the shape of the targets, {tuple(episodes.query_y.shape)}; got "
             f"{tuple(outputs.shape[1:])}. Give the network as many outputs as a target has."
         )
-    errors = (outputs - episodes.query_y).double().square()
+    errors = as_float64(outputs - episodes.query_y).square()
     return {"scores": errors.flatten(2).mean(2).numpy(force=True)}
 
 

@@ -216,7 +216,7 @@ def _draw_space(
 ) -> None:
     with torch.no_grad(), evaluating(learner):
         support, query = (
-            learner.encode(x).flatten(2)[0].double().cpu() for x in (one.support_x, one.query_x)
+            learner.encode(x).flatten(2)[0].cpu().double() for x in (one.support_x, one.query_x)
         )
     together = torch.cat([support, query])
     middle = together.mean(0)

@@ -3,6 +3,8 @@ from ._activations import GELUTanh as GELUTanh
 from ._activations import SwiGLU as SwiGLU
 from ._activations import geglu as geglu
 from ._activations import swiglu as swiglu
+from ._add_norm import add_layer_norm as add_layer_norm
+from ._add_norm import add_rms_norm as add_rms_norm
 from ._alibi import AlibiPositions as AlibiPositions
 from ._attend import attention_reference as attention_reference
 from ._attention import MultiHeadAttention as MultiHeadAttention
@@ -15,6 +17,8 @@ from ._cross_entropy import linear_cross_entropy as linear_cross_entropy
 from ._decoder import Decoder as Decoder
 from ._decoding_step import DecodingStep as DecodingStep
 from ._drop_path import DropPath as DropPath
+from ._embedding import Embedding as Embedding
+from ._embedding import embedding as embedding
 from ._encoder import Encoder as Encoder
 from ._encoder_decoder import EncoderDecoder as EncoderDecoder
 from ._feed_forward import FeedForward as FeedForward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def analytic(
             args = list(ctx.constants)
             for i, one in zip(ctx.slots, tensors, strict=True):
                 args[i] = one
-            if torch.is_autocast_enabled(grad.device.type):  # where backward() is called inside the region
+            if autocasting(grad.device.type):  # where backward() is called inside the region
                 with torch.autocast(grad.device.type, enabled=False):
                     return differentiate(ctx.needs_input_grad, saved, args, grad)
             return differentiate(ctx.needs_input_grad, saved, args, grad)
@@ -71,6 +72,16 @@ def analytic(
         return forward((False,) * len(args), *args)[0]
 
     return run
+
+
+def autocasting(device_type: str) -> bool:
+    """Whether autocast is on; torch has none for ``meta``, and raises if asked."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Autocast switched off, where torch has it."""
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def transformed() -> bool:

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
+from athena_nn._add_norm import add_norm
 from athena_nn._attention import MultiHeadAttention, check_alone, check_cache
 from athena_nn._cache import KVCache
 from athena_nn._context import Context
@@ -167,14 +168,19 @@ class TransformerBlock(nn.Module):
         layer: int,
     ) -> Tensor:
         if self.norm_first:
-            x = x + self._kept(self.attention(self.attention_norm(x), context=context, layer=layer))
+            added = self._kept(self.attention(self.attention_norm(x), context=context, layer=layer))
             if self.cross_attention is not None and self.cross_norm is not None:
-                x = x + self._kept(self.cross_attention(self.cross_norm(x), memory, mask=memory_mask))
-            return x + self._kept(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self._kept(self.attention(x, context=context, layer=layer)))
+                x, normed = add_norm(self.cross_norm, added, x)
+                added = self._kept(self.cross_attention(normed, memory, mask=memory_mask))
+            x, normed = add_norm(self.feed_forward_norm, added, x)
+            return x + self._kept(self.feed_forward(normed))
+        added = self._kept(self.attention(x, context=context, layer=layer))
+        _, x = add_norm(self.attention_norm, added, x)
         if self.cross_attention is not None and self.cross_norm is not None:
-            x = self.cross_norm(x + self._kept(self.cross_attention(x, memory, mask=memory_mask)))
-        return self.feed_forward_norm(x + self._kept(self.feed_forward(x)))
+            added = self._kept(self.cross_attention(x, memory, mask=memory_mask))
+            _, x = add_norm(self.cross_norm, added, x)
+        _, x = add_norm(self.feed_forward_norm, self._kept(self.feed_forward(x)), x)
+        return x
 
     def _kept(self, added: Tensor) -> Tensor:
         """What is left of a part's contribution while training; all of it otherwise."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from athena_core import op
-from athena_nn._analytic import analytic, plain, transformed
+from athena_nn._analytic import analytic, autocasting, plain, transformed, without_autocast
 
 # Logits held at once: 32 MiB in float32, or those of 512 rows. With fewer rows, reading the weight and
 # adding to its gradient for each chunk would weigh against the products.
@@ -81,7 +81,7 @@ def _check(
             f"`hidden` must be (..., width) and `weight` (vocabulary, width); "
             f"got {tuple(hidden.shape)} and {tuple(weight.shape)}."
         )
-    if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+    if hidden.dtype != weight.dtype and not autocasting(hidden.device.type):
         raise ValueError(
             f"`hidden` and `weight` must have one dtype outside autocast; "
             f"got {hidden.dtype} and {weight.dtype}."
@@ -126,6 +126,7 @@ def _samples(device: str, dtype: torch.dtype, generator: torch.Generator) -> Ite
         targets = torch.randint(vocabulary, (rows,), generator=generator).to(device)
         yield hidden, weight, targets, None, -100, "sum", 0.0
         yield hidden, weight, targets, bias, -100, "sum", 0.1
+        targets = targets.clone()  # what was yielded may be kept
         targets[rows // 2 :] = -1
         targets[:1] = 0
         if rows:
@@ -189,7 +190,7 @@ def _forward(
     """The loss; saved are `_Gradients`, and the count that divides them."""
     device = hidden.device.type
     narrow, wide = hidden.dtype, torch.promote_types(hidden.dtype, torch.float32)
-    if wide == torch.float32 and torch.is_autocast_enabled(device):
+    if wide == torch.float32 and autocasting(device):
         narrow = torch.get_autocast_dtype(device)
     rows, words, index = hidden.reshape(-1, hidden.shape[-1]), weight.to(narrow), targets.reshape(-1, 1)
     kept = index != ignore_index
@@ -200,7 +201,7 @@ def _forward(
     chunks = _chunks(length, vocabulary)
     size = -(-length // chunks)
     buffer = rows.new_empty(size, vocabulary, dtype=wide)
-    with torch.autocast(device, enabled=False):
+    with without_autocast(device):
         for number in range(chunks):
             end = (number + 1) * size if number + 1 < chunks else None  # to compare it makes a graph for each
             chunk = slice(number * size, end)

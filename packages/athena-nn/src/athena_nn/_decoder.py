@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from athena_core import SplitEmbedding, SplitLinear
 from athena_nn._attention import check_cache
 from athena_nn._block import BlockOptions
 from athena_nn._cache import KVCache
@@ -15,6 +16,7 @@ from athena_nn._context import Context, check_position_ids
 from athena_nn._cross_entropy import linear_cross_entropy
 from athena_nn._masks import padding_mask
 from athena_nn._positions import Positions
+from athena_nn._split_cross_entropy import split_cross_entropy
 from athena_nn._stack import Memory, Stack, check_padding
 
 
@@ -181,13 +183,15 @@ class Decoder(Stack):
         >>> tokens = torch.randint(256, (2, 9))
         >>> model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
         """
-        if not isinstance(self.head, nn.Linear):
+        if not isinstance(self.head, nn.Linear | SplitLinear):
             raise ValueError(
                 "`loss` needs a model as it was built; one prepared for decoding has no gradients."
             )
         x = self.hidden(tokens, **inputs)  # type: ignore[arg-type]
         if "padding" in inputs:
             targets = targets.masked_fill(~inputs["padding"], ignore_index)
+        if isinstance(self.head, SplitLinear):
+            return split_cross_entropy(x, self.head.pieces, targets, ignore_index=ignore_index)
         return linear_cross_entropy(x, self.head.weight, targets, ignore_index=ignore_index)
 
     def new_cache(
@@ -210,7 +214,8 @@ class Decoder(Stack):
                 f"`capacity` must be at most the model's `max_length` = {self.max_length}; got {capacity}."
             )
         attentions = [block.attention for block in self.layers()]
-        weight = self.embedding.weight
+        words = self.embedding
+        weight = words.pieces[0] if isinstance(words, SplitEmbedding) else words.weight
         cache = KVCache(
             num_layers=len(attentions),
             batch=batch,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from athena_nn._embedding import embedding
 from athena_nn._positions import Positions
 
 
@@ -54,7 +54,7 @@ class LearnedPositions(Positions):
                 "Cut it, or build the positions with a larger `max_length`."
             )
         try:
-            return x + F.embedding(positions, self.weight)
+            return x + embedding(self.weight, positions)
         except IndexError as error:  # the CPU's kernel looks at every position anyway
             low, high = (int(bound) for bound in positions.aminmax())
             raise ValueError(

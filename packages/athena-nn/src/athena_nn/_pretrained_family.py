@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from athena_core import SplitEmbedding, SplitLinear
 from athena_nn._decoder import Decoder
 from athena_nn._decoding_linear import DecodingLinear
 from athena_nn._positions import Positions
@@ -124,6 +125,10 @@ def misfits_of_all(model: Decoder) -> list[str]:
         "layers prepared for decoding (save the model that they were prepared from)": any(
             isinstance(module, DecodingLinear) for module in model.modules()
         ),
+        "a vocabulary in pieces (load its state dict into a model that is not placed)": isinstance(
+            model.head, SplitLinear
+        )
+        or isinstance(model.embedding, SplitEmbedding),
         "an embedding norm": not isinstance(model.embedding_norm, nn.Identity),
         "an embedding scale": model.embedding_scale != 1,
         "norms after the sum": not all(block.norm_first for block in blocks),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athena_core import AthenaError, Run, backend
+from athena_core import AthenaError, Run, backend, place
 from athena_core.figures import learning_curves
 from athena_nn._bits import unigram_entropy, xz_bits
 from athena_nn._decoder import Decoder
@@ -84,7 +84,7 @@ class LM(TransformerRecipe):
             "xz_given_training_text": xz_bits(held, given=train),
         }
         run.print(f"{len(train):,} bytes to train on, {len(held):,} held out")
-        model = self.build().to(run.device)
+        model = place(self.build(), run.device, rows=self.batch * self.context)
         self._show_sample(run, model, held, "before training")
 
         windows, size = self.training_data(run.seed), self.batch * self.context

@@ -59,14 +59,17 @@ def _forward(
     weight: Tensor,
     eps: float,
 ) -> tuple[Tensor, tuple[Tensor]]:
-    """Three passes, and few calls: with a single row, those are what takes the time."""
+    """Three passes, and few calls: with a single row, those are what takes the time.
+
+    Contiguous at last, as the formula is: a compiler relies on its layout.
+    """
     wide = x if x.dtype == torch.float64 else x.float()
     norm = torch.linalg.vector_norm(wide, 2, -1, True)
     bias = torch.scalar_tensor(eps, dtype=norm.dtype)
     inverse = torch.addcmul(bias, norm, norm, value=1 / max(1, x.shape[-1])).rsqrt_()
     if wide is x:
-        return (wide * inverse).mul_(weight), (inverse,)
-    return wide.mul_(inverse).mul_(weight).to(x.dtype), (inverse,)
+        return (wide * inverse).mul_(weight).contiguous(), (inverse,)
+    return wide.mul_(inverse).mul_(weight).to(x.dtype).contiguous(), (inverse,)
 
 
 def _backward(

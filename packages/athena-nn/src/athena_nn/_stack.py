@@ -13,6 +13,7 @@ from athena_nn._attention import MultiHeadAttention, check_heads, check_position
 from athena_nn._block import BlockOptions, TransformerBlock
 from athena_nn._context import Context
 from athena_nn._decoding_linear import DecodingLinear
+from athena_nn._embedding import Embedding
 from athena_nn._feed_forward import FeedForward
 from athena_nn._named import build_norm
 from athena_nn._positions import NoPositions, Positions
@@ -74,7 +75,7 @@ class Stack(nn.Module):
         lengths = [length for length in (max_length, self.positions.max_length) if length is not None]
         self.max_length = min(lengths, default=None)
         norm = block.get("norm", "rms")
-        self.embedding = nn.Embedding(vocabulary, embed_dim)
+        self.embedding = Embedding(vocabulary, embed_dim)
         self.embedding_norm = build_norm(norm, embed_dim) if embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(block.get("dropout", 0.0))
         self.blocks = nn.ModuleList(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from athena_optim._adamw_wide import DTYPES, Wide, fused_adamw_
+from athena_optim._adamw_wide import DTYPES, Wide, fused_adamw_, takes_op
 from athena_optim._base import check_new_group, count, evaluate, load_checked
 from athena_optim._buckets import FUSED_DEVICES, in_order
 from athena_optim._checks import (
@@ -24,7 +24,7 @@ from athena_optim._checks import (
 from athena_optim._clip import check_clipping, prepare
 from athena_optim._notes import Notes, Noting
 
-_DTYPE = attrgetter("dtype")
+_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
 Precision = Literal["param", "float32", "stochastic"]
 
 
@@ -86,7 +86,9 @@ class AdamW(Noting, torch.optim.AdamW):
         foreach: torch's multi-tensor step instead of the fused one.
         capturable: allow capture in a CUDA graph.
         differentiable: let autograd run through the step.
-        fused: None chooses it where it is supported, and neither of the other steps was asked for.
+        fused: None chooses it where it is supported, and neither of the other steps was asked for. It is the
+            op ``athena_optim::adamw_``, torch's fused step, which a device plugin can replace, unless with
+            ``amsgrad``, ``capturable`` or a tensor as ``lr``.
         max_norm: clip all groups' gradients together to this norm before each step, in place.
         max_value: or clip each element to this magnitude.
         adaptive_clip: or clip each unit's gradient to this multiple of its weights' norm, as
@@ -247,7 +249,7 @@ class AdamW(Noting, torch.optim.AdamW):
 
     @torch.no_grad()
     def _step_fused(self) -> bool:
-        """Call the fused kernel for parameters of one kind on the CPU; False if torch's step must sort them.
+        """Step parameters of one kind by few calls; False if torch's step must sort them.
 
         With 2,000 small tensors, what torch's step does besides calling its kernel takes as long as that.
         """
@@ -259,13 +261,17 @@ class AdamW(Noting, torch.optim.AdamW):
             states = [self.state[p] for p in params]
             if not params:
                 continue
-            if not (group["fused"] and params[0].device.type == "cpu" and all(states)):
+            if not (group["fused"] and all(states)):
                 return False
             names = ("exp_avg", "exp_avg_sq") + (("max_exp_avg_sq",) if group["amsgrad"] else ())
             moments = [[state[name] for state in states] for name in names]
             lists = [params, [p.grad for p in params], *moments]
-            if not in_order(*lists) or {*map(_DTYPE, chain(*moments))} != {params[0].dtype}:
+            if not (takes_op(group, params) or (params[0].is_cpu and in_order(*lists))):
                 return False
+            if {*map(_DTYPE, chain(*moments))} != {params[0].dtype}:
+                return False
+            if not params[0].is_cpu and {*map(_DEVICE, chain(*moments))} != {params[0].device}:
+                return False  # torch's own step says so
             calls.append((group, lists, [state["step"] for state in states]))
         for group, lists, steps in calls:
             count(steps)

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from athena_optim._adamw_op import adamw_
 from athena_optim._base import count, new_step
 from athena_optim._buckets import FUSED_DEVICES, buckets, in_order
 from athena_optim._rounding import round_stochastically
@@ -105,16 +107,31 @@ class Wide:
         lists = [weights, [one.float() for one in gradients], *moments]
         # The fused kernel knows no strides.
         dense = lists if in_order(*lists) else [[t.contiguous() for t in one] for one in lists]
-        fused_adamw_(self.group, dense, [step.to(weights[0].device) for step in steps])
+        times = steps if weights[0].is_cpu else [step.to(weights[0].device) for step in steps]
+        fused_adamw_(self.group, dense, times)
         if dense is not lists:
             for one, values in zip((weights, *moments), (dense[0], *dense[2:]), strict=True):
                 torch._foreach_copy_(one, values)
 
 
+def takes_op(group: Mapping[str, Any], params: list[Tensor]) -> bool:
+    """Whether the op `adamw_` steps these: amsgrad, and what must stay in a graph, are torch's alone.
+
+    A device's kernel knows no other classes of tensors, such as DTensor; the op's reference on the CPU does.
+    """
+    if group["amsgrad"] or group["capturable"] or isinstance(group["lr"], Tensor) or is_compiling():
+        return False
+    return params[0].is_cpu or all(type(p) in (Tensor, torch.nn.Parameter) for p in params)
+
+
 def fused_adamw_(group: Mapping[str, Any], lists: list[list[Tensor]], steps: list[Tensor]) -> None:
-    """torch's fused kernel for one group's parameters, gradients, and two or three lists of moments."""
+    """The fused step for one group's parameters, gradients, and two or three lists of moments."""
     beta1, beta2 = group["betas"]
     params, grads, exp_avgs, exp_avg_sqs, *_ = lists
+    lr, eps, decay, maximize = (group[name] for name in ("lr", "eps", "weight_decay", "maximize"))
+    if takes_op(group, params):
+        adamw_(params, grads, exp_avgs, exp_avg_sqs, steps, lr, beta1, beta2, eps, decay, maximize)
+        return
     torch._fused_adamw_(
         params,
         grads,
@@ -123,12 +140,12 @@ def fused_adamw_(group: Mapping[str, Any], lists: list[list[Tensor]], steps: lis
         lists[4] if group["amsgrad"] else [],
         steps,
         amsgrad=group["amsgrad"],
-        lr=group["lr"],
+        lr=lr,
         beta1=beta1,
         beta2=beta2,
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=group["maximize"],
+        weight_decay=decay,
+        eps=eps,
+        maximize=maximize,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from athena_core import to_device
 from athena_optim._buckets import Tensors
 from athena_optim._checks import (
     Grouped,
@@ -239,4 +240,4 @@ def load_checked(
         for entry in own_dtype_names & saved.keys():
             loaded, value = optimizer.state[param][entry], saved[entry]
             if isinstance(value, Tensor) and value.dtype != loaded.dtype:
-                optimizer.state[param][entry] = value.to(loaded.device, copy=True)
+                optimizer.state[param][entry] = to_device(value, loaded.device).clone()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.optim import Optimizer
 
+from athena_core import SplitEmbedding
 from athena_optim._base import evaluate
 from athena_optim._buckets import PIECE, is_sharded
 from athena_optim._checks import NonFinite, check_gradients, check_nonfinite
@@ -126,7 +127,7 @@ def centralized_groups(
 def _module_layout(module: nn.Module) -> tuple[int | None, int]:
     if isinstance(module, _TRANSPOSED):
         return 1, module.groups
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag | SplitEmbedding):
         return None, 1
     return (1 if any(c.__name__ == "Conv1D" for c in type(module).__mro__) else 0), 1
 

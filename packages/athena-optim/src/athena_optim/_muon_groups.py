@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from athena_core import SplitEmbedding
+
 
 def muon_groups(model: nn.Module, *, head: nn.Module | None = None) -> list[dict[str, Any]]:
     """Split a model's parameters into hidden matrices, other matrices, and those with fewer than two axes.
@@ -34,7 +36,7 @@ def muon_groups(model: nn.Module, *, head: nn.Module | None = None) -> list[dict
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"`model` must have a trainable parameter; {type(model).__name__} has none.")
-    outer = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    outer = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | SplitEmbedding)]
     outer += [] if head is None else [head]
     left_out = {id(p) for module in outer for p in module.parameters()}
     hidden = [p for p in trainable if p.ndim == 2 and id(p) not in left_out]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,10 @@ def newton_schulz(
     norms = torch.stack([torch.linalg.vector_norm(matrix) for matrix in alone]).clamp(min=eps)
     x = matrices / (norms[:, None, None] if matrices.ndim == 3 else norms)
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
-    with torch.autocast(x.device.type, enabled=False):  # the dtype is the caller's
+    kind = x.device.type  # torch has no autocast for meta
+    with (
+        nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    ):  # the dtype is the caller's
         for _ in range(n_steps):
             factor = multiply(x, x.mT)
             factor = multiply_add(factor, factor, factor, beta=b, alpha=c)  # the name again: memory is freed

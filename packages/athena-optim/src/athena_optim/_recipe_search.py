@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from athena_core import AthenaError, Configured, components
+from athena_core import AthenaError, Configured, as_float64, components
 from athena_optim._evaluation import evaluation_weights
 from athena_optim._recipe_data import Part, Split
 
@@ -204,7 +204,7 @@ class Training:
 
     def _measure(self, part: Part) -> tuple[float, float]:
         logits = self.model(part.features)
-        right = (logits.argmax(dim=-1) == part.labels).double().mean()
+        right = as_float64(logits.argmax(dim=-1) == part.labels).mean()
         return F.cross_entropy(logits, part.labels).item(), right.item()
 
 

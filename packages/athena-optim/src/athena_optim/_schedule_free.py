@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from athena_core import has_float64
 from athena_optim._base import Base, new_step, scale
 from athena_optim._buckets import buckets
 from athena_optim._checks import NonFinite
@@ -181,8 +182,8 @@ class ScheduleFreeAdamW(Base):
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
         """Counters at 0, z the parameter itself, no second moment."""
         step = new_step(param, group)
-        # float64: rates to a power, summed over a whole training
-        total = torch.zeros_like(step, dtype=torch.float32 if step.device.type == "mps" else torch.float64)
+        # float64 where there is one: rates to a power, summed over a whole training
+        total = torch.zeros_like(step, dtype=torch.float64 if has_float64(step.device) else torch.float32)
         with torch.set_grad_enabled(group["differentiable"]):  # z depends on the first parameters
             z = param.clone(memory_format=torch.preserve_format)
         return {

@@ -1,1 +1,12 @@
+from ._arc_limits import ArcLimits as ArcLimits
+from ._backend import XPU as XPU
+from ._caps import ARCHITECTURES as ARCHITECTURES
+from ._caps import XPUCaps as XPUCaps
+from ._caps import caps_of as caps_of
+from ._launch_limits import LaunchConfig as LaunchConfig
+from ._launch_limits import fitting as fitting
+from ._launch_limits import launch_faults as launch_faults
+from ._launch_limits import validate_launch as validate_launch
+from ._peaks import above_peak as above_peak
 from ._register import register as register
+from ._scaler import GradScaler as GradScaler

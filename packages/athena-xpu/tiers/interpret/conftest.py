@@ -14,6 +14,7 @@ import torch
 torch.set_num_threads(1)  # the interpreter works through NumPy, on tensors too small for a second thread
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,9 @@ def draw_width(generator: torch.Generator, most: int = 70) -> int:
     return (1, drawn | 1, 1 << (drawn.bit_length() - 1), drawn)[draw_int(0, 3, generator)]
 
 
-def draw_rows(generator: torch.Generator) -> tuple[int, ...]:
+def draw_rows(generator: torch.Generator, most: int = 5) -> tuple[int, ...]:
     """Leading sizes: none, one or two axes, sometimes empty."""
     return tuple(
-        draw_int(0 if draw_int(0, 9, generator) == 0 else 1, 5, generator)
+        draw_int(0 if draw_int(0, 9, generator) == 0 else 1, most, generator)
         for _ in range(draw_int(0, 2, generator))
     )

@@ -8,17 +8,37 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from athena_core import _kernels
 from athena_core._component import Kernel
+from athena_core._errors import AthenaError
 from athena_core._host import KernelOffer
 from athena_core._target import resolve
 from athena_core.testing._check import Check
+from athena_core.testing._kernel_outcomes import (
+    _changed,
+    _compare,
+    _copy,
+    _differentiable,
+    _exact,
+    _gradients,
+    _is_stale,
+    _layout,
+    _layouts,
+    _leaves,
+    _outcome,
+    _second_gradients,
+    _tensors,
+    called,
+    lowering,
+)
 
 # Largest error against the float64 reference, relative to its largest value or 1: the dtype's epsilon
 # times what a reduction of a few hundred elements loses.
@@ -47,7 +67,8 @@ def kernel_checks(kernel: Kernel | KernelOffer, samples: Samples | None = None) 
     It is compared with the reference in float64, forward and backward, over the samples' shapes, in
     other memory layouts, and in each dtype; then under ``torch.func``, ``create_graph``, fake tensors,
     ``torch.compile``, autocast and inference mode. A kernel that changes its arguments is asked to
-    bump their versions instead. Checks skip themselves where the device is not there.
+    bump their versions instead, and the results of one without a gradient to carry none. Checks skip
+    themselves where the device is not there.
 
     Args:
         kernel: its tolerances widen or narrow `TOLERANCE`.
@@ -66,15 +87,30 @@ def kernel_checks(kernel: Kernel | KernelOffer, samples: Samples | None = None) 
         return
     yield Check(f"{label}: obeys the op's rules", partial(_check_rules, op, kernel))
     trial = _Trial(op, kernel, samples or op.samples)
-    for law in _MUTATING if op.mutated else _PURE:
+    laws = _MUTATING if op.mutated else _PURE if op.differentiable else _WITHOUT_GRADIENT
+    for law in laws:
         yield Check(f"{label}: {law.__name__.replace('_', ' ')}", partial(trial.run, law))
 
 
 def _check_defined(kernel: Kernel) -> None:
-    resolve(kernel.target)  # brings in the op where the kernel's module imports its owner
-    assert kernel.op in _kernels.OPS, (
-        f"no imported module defines {kernel.op}; import its owner beside the kernel"
-    )
+    """Skips where the op's owner, the module named as its namespace, or what the kernel needs is absent."""
+    owner = kernel.op.partition("::")[0]
+    try:
+        resolve(kernel.target)  # brings in the op where the kernel's module imports its owner
+    except AthenaError as error:
+        raise unittest.SkipTest(str(error)) from error
+    if kernel.op not in _kernels.OPS:
+        if find_spec(owner) is None:
+            raise unittest.SkipTest(f"{owner}, which may own the op, is not installed")
+        _import_names(import_module(owner))
+    assert kernel.op in _kernels.OPS, f"{owner} does not define {kernel.op}; see the op's name"
+
+
+def _import_names(package: Any) -> None:
+    """Load all that a lazy package exports: one of its modules defines the op."""
+    for name in getattr(package, "__all__", ()):
+        with suppress(Exception):  # what needs an extra
+            getattr(package, name)
 
 
 def _check_rules(op: _kernels.Op, kernel: Kernel) -> None:
@@ -168,6 +204,15 @@ def forward_equals_the_reference(trial: _Trial) -> None:
                     _compare(found, exact, trial.tolerance(dtype), f"{dtype}, {layout}", expected)
 
 
+def output_stays_where_a_gradient_is_wanted(trial: _Trial) -> None:
+    tolerance = trial.tolerance(torch.float32)
+    for args in trial.draw(torch.float32):
+        expected = trial.actual(args)
+        found = _tensors(trial.op.overload(*_leaves(args)[0]))
+        _compare(found, expected, tolerance, "output where a gradient is wanted", expected)
+        assert _layout(found) == _layout(expected), "output where a gradient is wanted: another layout"
+
+
 def backward_equals_the_reference(trial: _Trial) -> None:
     for dtype in trial.dtypes():
         for args in trial.draw(dtype):
@@ -228,9 +273,10 @@ def transforms_run_the_reference(trial: _Trial) -> None:
         found = outcomes(overload)
     assert references, "under a functorch transform the kernel ran"
     _compare(found, outcomes(reference), tolerance, "vmap, grad, jvp, vmap of grad")
-    with torch.autograd.forward_ad.dual_level():
+    with torch.autograd.forward_ad.dual_level(), trial.counting() as references:
         dual = torch.autograd.forward_ad.make_dual(args[first], torch.ones_like(args[first]))
         tangent = torch.autograd.forward_ad.unpack_dual(of_first(overload)(dual)).tangent
+    assert references, "under forward-mode differentiation the kernel ran"
     assert tangent is not None, "forward-mode differentiation lost the tangent"
     _compare(tangent, found[2], tolerance, "tangent")
 
@@ -261,7 +307,7 @@ def graph_holds_the_op_alone(trial: _Trial) -> None:
             assert names == own[:1], f"the graph holds {names}, not the op alone"
         else:
             assert not own, f"`compiled=False`, but the graph holds {own}"
-        if not trial.op.mutated:
+        if not trial.op.mutated and trial.op.differentiable:
             _compare(
                 _gradients(compiled, args),
                 _gradients(trial.op.overload, args),
@@ -322,14 +368,34 @@ def gradients_run_the_reference(trial: _Trial) -> None:
     assert references, "the kernel ran where a gradient was wanted, and lost it"
 
 
+def results_carry_no_gradient(trial: _Trial) -> None:
+    args = tree_map(lambda one: one.requires_grad_() if _differentiable(one) else one, _copy(trial.one()))
+    with trial.counting() as references:
+        found = _tensors(trial.op.overload(*args))
+    assert not references, "the reference ran where an argument requires a gradient"
+    for results in (found, _tensors(trial.op.reference(*args))):
+        assert not any(one.requires_grad for one in results), "a result requires a gradient"
+
+
 _PURE = (
     samples_reach_the_kernel,
     forward_equals_the_reference,
+    output_stays_where_a_gradient_is_wanted,
     backward_equals_the_reference,
     frozen_arguments_get_no_gradient,
     gradients_agree_with_finite_differences,
     second_derivatives_equal_the_reference,
     transforms_run_the_reference,
+    fake_tensors_tell_the_layout,
+    graph_holds_the_op_alone,
+    modes_do_not_change_the_result,
+    autocast_gives_the_same_dtype,
+    arguments_stay_as_they_are,
+)
+_WITHOUT_GRADIENT = (
+    samples_reach_the_kernel,
+    forward_equals_the_reference,
+    results_carry_no_gradient,
     fake_tensors_tell_the_layout,
     graph_holds_the_op_alone,
     modes_do_not_change_the_result,
@@ -344,141 +410,3 @@ _MUTATING = (
     changes_are_counted,
     gradients_run_the_reference,
 )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [one for one in tree_leaves(tree) if isinstance(one, Tensor)]
-
-
-def _differentiable(one: Any) -> bool:
-    return isinstance(one, Tensor) and one.is_floating_point()
-
-
-def _copy(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copy each tensor, in the memory layout that it has."""
-
-    def copied(one: Any) -> Any:
-        if not isinstance(one, Tensor):
-            return one
-        last = sum((size - 1) * stride for size, stride in zip(one.shape, one.stride(), strict=True))
-        buffer = one.new_empty(one.storage_offset() + max(last, 0) + 1)
-        return buffer.as_strided(one.shape, one.stride(), one.storage_offset()).copy_(one).detach()
-
-    return tree_map(copied, args)
-
-
-def _exact(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tree_map(
-        lambda one: one.to("cpu", torch.float64, copy=True) if _differentiable(one) else one, args
-    )
-
-
-def _layouts(args: tuple[Any, ...]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the arguments as they are, and with the same values laid out otherwise in memory."""
-
-    def spread(one: Tensor) -> Tensor:
-        wide = one.new_zeros(*one.shape[:-1], 2 * one.shape[-1])[..., ::2] if one.dim() else one
-        return wide.copy_(one)
-
-    def shifted(one: Tensor) -> Tensor:
-        return one.new_zeros(one.numel() + 1)[1:].view(one.shape).copy_(one)
-
-    def transposed(one: Tensor) -> Tensor:
-        return one.mT.contiguous().mT if one.dim() > 1 else one
-
-    yield "as drawn", args
-    for change in (spread, shifted, transposed):
-        yield change.__name__, tree_map(lambda x, f=change: f(x) if isinstance(x, Tensor) else x, args)
-
-
-def _is_stale(loss: Tensor) -> bool:
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        return "modified by an inplace operation" in str(error)
-    return False
-
-
-def _changed(op: _kernels.Op, args: tuple[Any, ...]) -> list[Tensor]:
-    return _tensors([args[i] for i in op.mutated if i < len(args)])
-
-
-def _outcome(op: _kernels.Op, function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-    """Return the results, and the arguments that the op changes."""
-    with torch.no_grad():
-        result = function(*args)
-    return _tensors(result) + _changed(op, args)
-
-
-def _cotangents(outputs: list[Tensor]) -> list[Tensor]:
-    """Return fixed weights of no symmetry, the same in every dtype up to rounding."""
-    return [(torch.arange(one.numel()) * 0.7).cos().reshape(one.shape).to(one) for one in outputs]
-
-
-def _leaves(args: tuple[Any, ...], only: int | None = None) -> tuple[tuple[Any, ...], list[Tensor]]:
-    args = _copy(args)
-    wanted = [one for one in _tensors(args) if _differentiable(one)]
-    wanted = wanted if only is None else [wanted[only]]
-    for one in wanted:
-        one.requires_grad_()
-    return args, wanted
-
-
-def _gradients(function: Callable[..., Any], args: tuple[Any, ...], only: int | None = None) -> list[Tensor]:
-    args, wanted = _leaves(args, only)
-    outputs = [one for one in _tensors(function(*args)) if one.requires_grad]
-    assert outputs, "no result requires a gradient"
-    return list(torch.autograd.grad(outputs, wanted, _cotangents(outputs)))
-
-
-def _second_gradients(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-    args, wanted = _leaves(args)
-    outputs = [one for one in _tensors(function(*args)) if one.requires_grad]
-    weights = [one.requires_grad_() for one in _cotangents(outputs)]
-    first = torch.autograd.grad(outputs, wanted, weights, create_graph=True)
-    found = torch.autograd.grad(list(first), [*wanted, *weights], _cotangents(list(first)), allow_unused=True)
-    pairs = zip(found, [*wanted, *weights], strict=True)
-    return [torch.zeros_like(one) if grad is None else grad for grad, one in pairs]
-
-
-def _compare(found: Any, expected: Any, tolerance: float, what: str, like: Any = None) -> None:
-    """Assert equal values within the tolerance, and the dtype and shape of ``like``."""
-    pairs = list(zip(_tensors(found), _tensors(expected), strict=True))
-    for one, exact in pairs:
-        assert one.shape == exact.shape, f"{what}: shape {tuple(one.shape)}, reference {tuple(exact.shape)}"
-        exact = exact.detach().cpu().double()
-        scale = max(1.0, exact.abs().max().item()) if exact.numel() else 1.0
-        error = (one.detach().cpu().double() - exact).abs().max().item() / scale if exact.numel() else 0.0
-        assert error <= tolerance, f"{what}: error {error:.2g} above {tolerance:.2g}"
-    for one, other in zip(_tensors(found), _tensors(like), strict=True) if like is not None else ():
-        assert one.dtype == other.dtype, f"{what}: {one.dtype}, reference {other.dtype}"
-
-
-def _layout(tree: Any) -> list[tuple[Any, ...]]:
-    """Describe tensors as a compiler relies on them; strides of one element say nothing."""
-    return [
-        (one.dtype, one.device, one.shape, [s for n, s in zip(one.shape, one.stride(), strict=True) if n > 1])
-        for one in _tensors(tree)
-        if one.numel()
-    ]
-
-
-def lowering() -> tuple[Any, list[torch.fx.GraphModule]]:
-    """Return a backend for ``torch.compile`` that runs graphs as they are, and the list of those lowered."""
-    from torch._dynamo.backends.common import aot_autograd
-    from torch._functorch._aot_autograd.utils import make_boxed_func
-
-    graphs: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
-        graphs.append(graph)
-        return make_boxed_func(graph.forward)
-
-    return aot_autograd(fw_compiler=keep), graphs
-
-
-def called(graph: torch.fx.GraphModule) -> list[str]:
-    """Name the ops that a graph calls; an op that changes arguments is wrapped in another."""
-    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
-    names = [str(c.args[0] if "auto_functionalized" in str(c.target) else c.target) for c in calls]
-    return [name for name in names if "getitem" not in name]

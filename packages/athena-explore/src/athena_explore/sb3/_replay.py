@@ -16,6 +16,7 @@ from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from athena_core import to_device
 from athena_explore._as_bonus import BonusChoice, as_bonus
 from athena_explore._spaces import one_line, shape_of
 from athena_explore._transition import Transition
@@ -250,5 +251,5 @@ def _unscaled(space: spaces.Space, action: Tensor) -> Tensor:
     """Actions as the environment had them: algorithms store continuous ones in [-1, 1]."""
     if not isinstance(space, spaces.Box) or not space.is_bounded():
         return action
-    low, high = (torch.as_tensor(bound, device=action.device) for bound in (space.low, space.high))
+    low, high = (to_device(torch.as_tensor(bound), action.device) for bound in (space.low, space.high))
     return low + 0.5 * (action + 1) * (high - low)

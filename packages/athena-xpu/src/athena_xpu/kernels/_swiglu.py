@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from athena_xpu.kernels._launch import DTYPES, backward_op, block_of, in_rows, launch, row_stride
+from athena_xpu.kernels._gated import run_gated, run_gated_backward, supports_gated, tile
+from athena_xpu.kernels._launch import backward_op
 
 
 def supports(gate_up: Tensor) -> bool:
-    return gate_up.dtype in DTYPES and in_rows(gate_up) and gate_up.shape[-1] % 2 == 0
+    return supports_gated(gate_up)
 
 
 def run(gate_up: Tensor) -> Tensor:
-    width = gate_up.shape[-1] // 2
-    y = gate_up.new_empty(*gate_up.shape[:-1], width)
-    if y.numel():
-        block, warps = block_of(width)
-        grid = (y.numel() // width, triton.cdiv(width, block))
-        launch(_forward, grid, gate_up, y, width, row_stride(gate_up), BLOCK=block, num_warps=warps, on=y)
-    return y
+    return run_gated(_forward, gate_up)
 
 
 @triton.jit
-def _forward(x, y, width, stride, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
+def _forward(x, y, rows, width, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    row, column, inside = tile(rows, width, ROWS, BLOCK)
     gate = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * stride + width + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + row * width + column, gate * tl.sigmoid(gate) * up, mask=inside)
 
 
 @triton.jit
-def _backward(x, dy, dx, width, stride, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
+def _backward(x, dy, dx, rows, width, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """With s the sigmoid of the gate g: dg = dy u s (1 + g (1 - s)), du = dy g s."""
+    row, column, inside = tile(rows, width, ROWS, BLOCK)
     gate = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + row * stride + width + column, mask=inside, other=0.0).to(tl.float32)
     slope = tl.load(dy + row * width + column, mask=inside, other=0.0).to(tl.float32)
@@ -50,21 +42,9 @@ def _backward(x, dy, dx, width, stride, BLOCK: tl.constexpr):
     tl.store(dx + row * 2 * width + width + column, slope * silu, mask=inside)
 
 
-def _run_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
-    width = grad.shape[-1]
-    dx = torch.empty(gate_up.shape, dtype=gate_up.dtype, device=gate_up.device)
-    if dx.numel():
-        block, warps = block_of(width)
-        grid = (dx.numel() // (2 * width), triton.cdiv(width, block))
-        grad = grad.contiguous()
-        stride = row_stride(gate_up)
-        launch(_backward, grid, gate_up, grad, dx, width, stride, BLOCK=block, num_warps=warps, on=dx)
-    return dx
-
-
 swiglu_backward = backward_op(
     "swiglu_backward(Tensor grad, Tensor gate_up) -> Tensor",
-    _run_backward,
+    partial(run_gated_backward, _backward),
     lambda _, gate_up: gate_up.new_empty(gate_up.shape),
 )
 
