@@ -8,6 +8,7 @@ from multi_task_models import HIDDEN, MODELS, TASKS, WIDTH, heads, stage
 from torch import Tensor, nn
 
 from athena_multitask import MTAN, CrossStitch, FiLM, MultiTaskModel, TaskAttention, mask_network
+from athena_multitask._cross_stitch import cross_stitch
 
 
 def scale(factor: float) -> nn.Linear:
@@ -28,6 +29,13 @@ def test_two_stitched_columns_by_hand() -> None:
     predictions = model(torch.ones(1, 1))
     assert predictions["a"].item() == pytest.approx(-0.9 * 2.1 + 0.1 * 29)
     assert predictions["b"].item() == pytest.approx(-0.1 * 2.1 + 0.9 * 29)
+
+
+def test_a_unit_s_rows_are_the_tasks_that_take() -> None:
+    outputs = torch.tensor([[[2.0]], [[4.0]]])
+    alpha = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    assert cross_stitch(outputs, alpha).flatten().tolist() == [3.0, 4.0]
+    assert cross_stitch(outputs, alpha[..., None]).flatten().tolist() == [3.0, 4.0]
 
 
 def test_units_of_the_identity_are_separate_networks() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from athena_core import AthenaError
 from athena_multitask import (
     ContinualResults,
     average_accuracy,
@@ -133,6 +136,12 @@ def test_the_picture_has_a_matrix_a_method_and_a_number_a_known_cell(methods):
     assert drawn[0].get_ylabel() == "after training on"
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert len(shown) == methods + 1  # and the bar of colours
+
+
+def test_a_picture_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(AthenaError, match=r"pip install 'athena-multitask\[plot\]'"):
+        plot_accuracies({"plain": filled()})
 
 
 def test_a_picture_of_nothing():

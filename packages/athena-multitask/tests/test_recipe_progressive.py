@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,12 @@ def test_tasks_are_the_same_images_in_guises():
     assert again[1].x.equal(tasks["permuted"].x)
     assert not other[0].x.equal(again[0].x)
     assert not other[1].x.equal(again[1].x)
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(AthenaError, match=r"pip install 'athena-multitask\[recipes\]'"):
+        digit_tasks(["digits"], seed=0)
 
 
 def test_glyphs_of_a_class_are_nearer_to_their_mean_than_to_others():

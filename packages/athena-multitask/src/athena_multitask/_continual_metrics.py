@@ -83,7 +83,8 @@ def forgetting(accuracies: ArrayLike) -> float:
 
     Raises ValueError for another shape, fewer than two tasks, or an accuracy that is needed and NaN.
 
-    Source: Chaudhry et al. 2018, Riemannian walk for incremental learning, arXiv:1801.10112. Departs from it: the best is looked for from the task's own training on, not before it.
+    Source: Chaudhry et al. 2018, Riemannian walk for incremental learning, arXiv:1801.10112. Departs
+    from it: the best is looked for from the task's own training on, not before it.
 
     >>> forgetting([[0.75, 0.1], [0.5, 1.0]])
     0.25

@@ -67,7 +67,10 @@ class CurriculumSampling(TaskSampling):
 
     def update(self, losses: Mapping[str, float | Tensor]) -> None:
         """Take note of the losses of the tasks of a step."""
-        taken = [(self._place(name), self._checked(name, float(torch.as_tensor(loss).detach()))) for name, loss in losses.items()]
+        taken = [
+            (self._place(name), self._checked(name, float(torch.as_tensor(loss).detach())))
+            for name, loss in losses.items()
+        ]
         for place, loss in taken:
             if self.seen[place]:
                 self.mean[place] = self.decay * self.mean[place] + (1 - self.decay) * loss
