@@ -20,5 +20,5 @@ def test_conformance(check: Check) -> None:
 
 
 def test_the_packages_of_the_main_job_are_there() -> None:
-    names = ("compress", "core", "explore", "hrl", "meta", "nn", "optim")
+    names = ("compress", "core", "explore", "hrl", "meta", "nn", "optim", "xpu")
     assert {f"athena-{name}" for name in names} <= set(PACKAGES)
