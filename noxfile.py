@@ -146,7 +146,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types, and that pyright looked at every source file."""
     also = ["pyright[nodejs]", "matplotlib", "tensorboard", "pytest", "nox", "scikit-learn", "onnxscript"]
-    also += [*RL, "triton"]
+    also += [*RL, "triton", "metaworld"]
     # From the checkout: a class of a wheel is another one than that of the file which is looked at.
     editable = [part for name in PACKAGES for part in ("-e", str(ROOT / "packages" / name))]
     session.install("-q", "-c", "constraints.txt", *editable, *also)
