@@ -69,7 +69,7 @@ _XE2 = XPUCaps(
     max_work_group=1024,
 )
 
-# Planning for a card that is not at hand. `total` is the largest common product's.
+#: Planning for a card that is not at hand, by architecture. `total` is the largest common product's.
 ARCHITECTURES: Mapping[str, XPUCaps] = MappingProxyType(
     {
         "alchemist": replace(
