@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -43,7 +44,7 @@ def test_the_ops_of_installed_packages_are_listed(athena: Athena) -> None:
     assert done.returncode == 0, done.stderr
     listed = {words[0]: words[1:3] for words in map(str.split, done.stdout.splitlines())}
     assert listed["athena_nn::kv_cache_update"] == ["any", "reference"]
-    assert listed["athena_nn::rms_norm"] == ["xpu", "kernel"]
+    assert listed["athena_nn::rms_norm"] == ["xpu", "kernel" if find_spec("triton") else "reference"]
 
 
 def test_every_component_of_lm_is_chosen_by_name(athena: Athena, text: Path, tmp_path: Path) -> None:
