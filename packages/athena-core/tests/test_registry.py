@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import athena_core
-from athena_core import AthenaError, Component, PluginHost, hookimpl
+from athena_core import AthenaError, Component, PluginHost, components_of, hookimpl
 
 
 class Widget:
@@ -182,3 +182,10 @@ def test_a_target_that_cannot_be_imported(
     assert str(caught.value).startswith(f"part `a` of foo 1.2: cannot import `{target}`: ")
     assert said in str(caught.value)
     assert isinstance(caught.value.__cause__, cause)
+
+
+def test_requirements_of_a_component_stand_before_those_of_its_kind() -> None:
+    rows = [(name, "my_package:A", "One", "") for name in ("light", "heavy")]
+    needs = {"recipe": ("numpy>=2",), "recipe/heavy": ("mujoco>=3",)}
+    found = {component.name: component.requires for component in components_of({"recipe": rows}, needs)}
+    assert found == {"light": ("numpy>=2",), "heavy": ("mujoco>=3",)}

@@ -142,13 +142,14 @@ def components_of(
 
     Args:
         tables: of a plugin.
-        requires: by kind, what all of its components require.
+        requires: by kind, what its components require; by ``"kind/name"``, what one does instead.
 
     >>> components_of({"loss": [("mse", "my_package:MSE", "Squared errors", "")]})[0].target
     'my_package:MSE'
     """
+    needs = requires or {}
     return [
-        Component(kind, name, target, summary, paper, (requires or {}).get(kind, ()))
+        Component(kind, name, target, summary, paper, needs.get(f"{kind}/{name}", needs.get(kind, ())))
         for kind, rows in tables.items()
         for name, target, summary, paper in rows
     ]

@@ -27,19 +27,16 @@ TABLES: dict[str, list[tuple[str, str, str, str]]] = {
         ("uncertainty", "athena_multitask:UncertaintyWeighting", "Learned variances", "arXiv:1705.07115"),
     ],
     "recipe": [
+        ("meta-world", "athena_multitask:MetaWorldRecipe", "SAC on Meta-World's tasks", "arXiv:1910.10897"),
         ("multitask-digits", "athena_multitask:MultitaskDigits", "All methods on three tasks of digits", ""),
         ("multitask-toy", "athena_multitask:MultitaskToy", "All methods on two losses", "arXiv:2202.01017"),
         ("progressive", "athena_multitask:ProgressiveRecipe", "Tasks one after another", "arXiv:1606.04671"),
     ],
 }
-NEEDS = {"recipe": ("matplotlib>=3.9", "scikit-learn>=1.5")}
-# what needs simulators and Stable-Baselines3
-SIMULATED: dict[str, list[tuple[str, str, str, str]]] = {
-    "recipe": [
-        ("meta-world", "athena_multitask:MetaWorldRecipe", "SAC on Meta-World's tasks", "arXiv:1910.10897"),
-    ],
+NEEDS = {
+    "recipe": ("matplotlib>=3.9", "scikit-learn>=1.5"),
+    "recipe/meta-world": ("matplotlib>=3.9", "metaworld>=3.1.1", "stable-baselines3>=2.7"),
 }
-SIMULATED_NEEDS = {"recipe": ("matplotlib>=3.9", "metaworld>=3.1.1", "stable-baselines3>=2.7")}
 # name, interface, summary; its laws are in `_NAME_laws`
 KINDS: list[tuple[str, str, str]] = [
     ("balancer", "athena_multitask:Balancer", "One direction from the gradients of several tasks"),
@@ -54,4 +51,4 @@ def athena_kinds() -> list[Kind]:
 
 @hookimpl
 def athena_components() -> list[Component]:
-    return components_of(TABLES, NEEDS) + components_of(SIMULATED, SIMULATED_NEEDS)
+    return components_of(TABLES, NEEDS)
