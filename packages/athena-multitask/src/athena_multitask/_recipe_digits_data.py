@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athena_core import AthenaError
+from athena_multitask._digits import load_digits
 from athena_multitask._multi_task_model import MultiTaskModel
 
 TASKS = ("class", "parity", "magnitude")
@@ -43,13 +43,7 @@ def read_digits(seed: int, device: torch.device) -> tuple[Examples, Examples]:
 
     Raises AthenaError without scikit-learn.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise AthenaError(
-            "The digits need scikit-learn: run `pip install 'athena-multitask[recipes]'`."
-        ) from error
-    images, digits = load_digits(return_X_y=True)
+    images, digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(images))
     held_out = len(images) // SHARE
     kept = images[order[held_out:]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from athena_core import AthenaError
+from athena_multitask._digits import load_digits
 
 TASKS = ("digits", "glyphs", "rotated", "permuted", "inverted")
 CLASSES = 10
@@ -43,7 +44,8 @@ def digit_tasks(names: Sequence[str], *, seed: int, device: torch.device | None 
             raise AthenaError(f"`tasks` must be different ones of {', '.join(TASKS)}; got {name!r}.")
     if not names:
         raise AthenaError(f"`tasks` must name at least one of {', '.join(TASKS)}; got none.")
-    images, labels = _digits()
+    images, labels = load_digits()
+    images = images / 16
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
     tasks = []
     for name in names:
@@ -82,14 +84,3 @@ def _guise(images: NDArray[np.float64], name: str, seed: int) -> NDArray[np.floa
     if name == "permuted":
         return images[:, np.random.default_rng([seed, 2]).permutation(PIXELS)]
     return 1 - images if name == "inverted" else images
-
-
-def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise AthenaError(
-            "The digits need scikit-learn: run `pip install 'athena-multitask[recipes]'`."
-        ) from error
-    images, labels = load_digits(return_X_y=True)
-    return images / 16, labels
