@@ -10,7 +10,6 @@ import pytest
 import torch
 from imaginary import NAME, falling_back, on_host
 
-import athena_compress
 import athena_nn
 import athena_optim
 import athena_xpu
@@ -19,10 +18,6 @@ from athena_core.testing import Check, kernel_checks
 from athena_core.testing._kernel_outcomes import _cotangents, _leaves, _tensors
 from athena_core.testing._kernels import _Trial, offered
 from athena_xpu._plugin import kernels_for
-
-for package in (athena_nn, athena_optim, athena_compress):
-    for name in package.__all__:
-        getattr(package, name)  # whose module may define an op
 
 KERNELS = {kernel.op: kernel for kernel in kernels_for(NAME)}
 # Those of the kit's laws that depend on the device's own keys; values are compared in `interpret`.

@@ -2,7 +2,8 @@
 
 The first changes both moments and sums the squares of weights and updates, a pair of numbers a chunk; the
 second adds these up, in one order, to each tensor's ratio; the third finds the update again from the moments,
-which costs less than to have written it, and applies it. Without ratios the first does it all, in 28 bytes.
+which moves as many bytes as to have written it and spares its memory, and applies it. Without ratios the
+first does it all, in 28 bytes.
 """
 
 from __future__ import annotations
