@@ -107,11 +107,13 @@ def conflict_averse(
     array([0.35355339, 0.35355339])
     """
     gain = min(bound, ((gains + c) / inverse).min())  # of which each task alone is capable
-    y = np.zeros(len(gains))
+    y, passive = np.zeros(len(gains)), None
     for _ in range(MAX_ITERATIONS):
-        y = nonnegative_minimum(cosines, (gains - gain * inverse)[None], resolution=resolution)[0]
+        linear = (gains - gain * inverse)[None]
+        y = nonnegative_minimum(cosines, linear, passive=passive, resolution=resolution)[0]
         distance = np.sqrt(max(y @ cosines @ y, 0.0))
         if distance <= c * (1 + PRECISION):
             break
+        passive = y[None] > 0  # soon the same
         gain -= (distance - c) * distance / (inverse @ y)
     return y

@@ -12,7 +12,9 @@ MAX_ROUNDS = 8  # of exchanges; what still is not solved is nearly singular, and
 TOLERANCE = 1e-9  # of signs, where entries are about 1
 
 
-def nonnegative_minimum(quadratic: Array, linear: Array, *, resolution: float = 1e-13) -> Array:
+def nonnegative_minimum(
+    quadratic: Array, linear: Array, *, passive: Flags | None = None, resolution: float = 1e-13
+) -> Array:
     r"""Minimise many quadratics of one matrix over nonnegative numbers, exactly.
 
     .. math:: y_k = \arg\min_{y \ge 0} \tfrac12 y^\top M y + q_k^\top y, \qquad\text{that is}\qquad
@@ -25,29 +27,31 @@ def nonnegative_minimum(quadratic: Array, linear: Array, *, resolution: float = 
         quadratic: a symmetric positive semi-definite matrix with a diagonal of about 1. Where it is singular
             `M y` is unique, `y` is one of many.
         linear: a vector for each problem.
+        passive: a guess of which coordinates are positive, in each problem.
         resolution: eigenvalues below this share of the largest are rounding, where that makes a difference.
 
-    Shape: ``(n, n), (k, n) -> (k, n)``.
+    Shape: ``(n, n), (k, n), (k, n) -> (k, n)``.
 
     Source: Portugal, Judice and Vicente 1994, A comparison of block pivoting and interior-point algorithms
     for linear least squares problems with nonnegative variables; Lawson and Hanson 1974, Solving least
-    squares problems, chapter 23, for the rest. Departs from it: many problems at once, and the
-    first guess is that of two steps of projected gradient.
+    squares problems, chapter 23, for the rest. Departs from it: many problems at once, and without a guess
+    the first is that of two steps of projected gradient.
 
     >>> nonnegative_minimum(np.array([[1.0, -0.5], [-0.5, 1.0]]), np.array([[-1.0, 2.0], [1.0, 1.0]]))
     array([[1., 0.],
            [0., 0.]])
     """
-    guess = np.maximum(-linear, 0.0)
-    guess = np.maximum(guess - (guess @ quadratic + linear), 0.0)
-    passive = guess > guess @ quadratic + linear
+    if passive is None:
+        guess = np.maximum(-linear, 0.0)
+        guess = np.maximum(guess - (guess @ quadratic + linear), 0.0)
+        passive = guess > guess @ quadratic + linear
     limit = resolution**-0.5  # larger multipliers have come from rounding
     y, wrong = _stationary(quadratic, linear, passive)
     if not wrong.any() and y.max() < limit:
         return np.maximum(y, 0.0)
     rows = np.flatnonzero(wrong.any(axis=1))
     for _ in range(MAX_ROUNDS):
-        passive[rows] ^= wrong[rows]
+        passive = passive ^ wrong
         y[rows], wrong[rows] = _stationary(quadratic, linear[rows], passive[rows])
         rows = rows[wrong[rows].any(axis=1)]
         if not len(rows):
