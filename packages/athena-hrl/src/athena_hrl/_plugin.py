@@ -20,7 +20,8 @@ TABLES: dict[str, list[tuple[str, str, str, str]]] = {
         ("taxi", "athena_hrl:TaxiRecipe", "Taxi flat, by options, machines and MAXQ", "arXiv:cs/9905014"),
     ],
 }
-NEEDS = {"recipe": ("matplotlib>=3.9", "stable-baselines3>=2.9")}
+SB3 = ("matplotlib>=3.9", "stable-baselines3>=2.9")
+NEEDS = {"recipe": ("matplotlib>=3.9",), "recipe/bit-flip": SB3, "recipe/point-maze": SB3}
 # name, interface, summary; its laws are in `_NAME_laws`
 KINDS: list[tuple[str, str, str]] = [
     ("goal-strategy", "athena_hrl:GoalStrategy", "Which achieved goals take the place of desired ones"),
