@@ -14,7 +14,13 @@ from athena_core.testing import CutRun
 from athena_multitask import MultitaskDigits
 from athena_multitask._recipe_digits import Training, Trainings
 from athena_multitask._recipe_digits_data import TASKS, Examples, digits_losses, digits_scores, read_digits
-from athena_multitask._recipe_digits_results import ALONE, RELATIVE, relative_change, summarised
+from athena_multitask._recipe_digits_results import (
+    ALONE,
+    RELATIVE,
+    relative_change,
+    scores_figure,
+    summarised,
+)
 
 CPU = torch.device("cpu")
 
@@ -58,6 +64,13 @@ def test_an_interval_is_of_the_mean_over_seeds() -> None:
     assert interval.low < interval.estimate < interval.high
     assert interval.estimate == pytest.approx(values["static"][:, 0].mean())
     assert summarised(values)[ALONE][RELATIVE].estimate == 0
+
+
+def test_intervals_are_drawn_as_long_as_they_are() -> None:
+    results = summarised({ALONE: np.ones((2, 3)), "static": np.full((2, 3), 0.5)})
+    bars = [line for axes in scores_figure(results, seeds=2).axes for line in axes.lines[:4:2]]
+    assert len(bars) == 8
+    assert {bar.get_solid_capstyle() for bar in bars} == {"butt"}  # a projecting cap would lengthen them
 
 
 def test_methods_of_a_seed_start_alike_and_see_the_same_batches(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def scores_figure(results: Mapping[str, Mapping[str, Interval]], *, seeds: int) 
         for number, (name, row) in enumerate(results.items()):
             colour = "black" if name == ALONE else figures.PALETTE[0]
             estimate, low, high = row[column]
-            axes.plot([low, high], [number, number], color=colour, linewidth=6, alpha=0.35)
+            axes.plot(
+                [low, high], [number, number], color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt"
+            )
             axes.plot(estimate, number, color=colour, marker="o", markersize=5)
         axes.axvline(results[ALONE][column].estimate if ALONE in results else 0, color="0.6", linewidth=0.8)
         axes.set_xlabel(label, fontsize="small")
