@@ -115,6 +115,23 @@ def test_written_gradients_share_no_memory() -> None:
     assert second.grad.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_written_gradients_lie_in_memory_as_their_parameters_do() -> None:
+    """Fused optimizers go through a parameter and its gradient by place in memory."""
+    encoder = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    own = nn.Parameter(torch.randn(4, 6).T)
+    stepped = []
+    for fused in (False, True):
+        parameters = [parameter.detach().clone().requires_grad_() for parameter in (encoder.weight, own)]
+        optimizer = torch.optim.SGD(parameters, lr=0.1, fused=fused)
+        features = nn.functional.conv2d(torch.ones(2, 3, 5, 5).cumsum(3), parameters[0]).mean((2, 3))
+        losses = {"a": (features @ parameters[1].T).square().mean(), "b": features.square().mean()}
+        balance(losses, shared=parameters[:1], method=PCGrad(seed=0))
+        assert [one.grad.stride() for one in parameters] == [one.stride() for one in (encoder.weight, own)]
+        optimizer.step()
+        stepped.append(parameters)
+    torch.testing.assert_close(stepped[1], stepped[0])
+
+
 def test_parameters_of_any_shape_and_sparse_gradients() -> None:
     scalar, none, method = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.ones(0)), Summed()
     table, own = nn.Embedding(3, 2, sparse=True), nn.Embedding(3, 2, sparse=True)

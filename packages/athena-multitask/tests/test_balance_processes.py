@@ -114,6 +114,19 @@ def takes_a_process_without_tasks(rank: int) -> None:
     assert_same(found, gradients(model))
 
 
+def takes_gradients_of_another_layout(rank: int) -> None:
+    """Task b is in one process alone, where its gradient has other strides than its parameter."""
+    model, x, _ = given()
+    own = nn.Parameter(torch.arange(12.0).view(3, 4).T.double())
+    losses = {"a": model(x)["a"].mean()}
+    if rank == 0:
+        losses["b"] = (model.encoder(x) @ own[torch.arange(4)]).mean()
+    heads = {"a": model.heads["a"].parameters(), "b": [own]}
+    balance(losses, shared=model.encoder.parameters(), method=PCGrad(seed=0), heads=heads)
+    expected = model.encoder(x).mean(0)[:, None].expand(4, 3) / 3
+    torch.testing.assert_close(own.grad, expected)
+
+
 def refuses_other_tasks(rank: int) -> None:
     model, x, y = given()
     losses = losses_of(model, x, y, [("a", "b"), ("a", "c")][rank])
@@ -156,6 +169,7 @@ CHECKS = {
     "not the mean of halves": is_not_the_mean_of_halves,
     "missing tasks": lambda rank: takes_missing_tasks(rank, layers=2),
     "missing tasks, plain layers below": lambda rank: takes_missing_tasks(rank, layers=1),
+    "another layout": takes_gradients_of_another_layout,
     "no task": takes_a_process_without_tasks,
     "other tasks": refuses_other_tasks,
     "unlisted parameters": refuses_unlisted_parameters,

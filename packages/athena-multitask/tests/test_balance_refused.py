@@ -38,6 +38,18 @@ BAD: dict[str, tuple[Callable[[Tasks, Losses], object], type[Exception], str]] =
         TypeError,
         r"`shared` must hold parameters; got a Linear. Give `encoder.parameters\(\)`",
     ),
+    "one parameter": (
+        lambda model, losses: balance(losses, shared=model.first.weight, method=Summed()),
+        TypeError,
+        r"`shared` must hold parameters; got a Tensor. Give `encoder.parameters\(\)`",
+    ),
+    "a complex parameter": (
+        lambda _, losses: balance(
+            losses, shared=[nn.Parameter(torch.ones(2, dtype=torch.complex64))], method=Summed()
+        ),
+        ValueError,
+        "`shared` must hold real parameters; got a complex one",
+    ),
     "not scalar": (
         lambda model, losses: balance(
             losses | {"b": torch.ones(3, requires_grad=True) * 2}, shared=model.shared(), method=Summed()

@@ -224,12 +224,28 @@ def test_a_strength_must_be_one(options: Any, words):
         (torch.ones(2, 1), {"mode": "map"}, "`mode` must be 'vmap' or 'loop'; got 'map'"),
         (torch.ones(2, 1), {"chunk": 0}, "got 2 and 0"),
         (torch.ones(2, 1), {"log_likelihood": lambda y, _: y.sum()}, "must come with `targets`; got none"),
+        (torch.ones(2, 1), {"targets": torch.ones(2)}, r"\(B,\), whole numbers; got torch.float32"),
+        (torch.ones(2, 1), {"targets": torch.ones(2, 1, dtype=torch.long)}, r"of shape \(2, 1\)"),
+        (
+            torch.ones(2, 1),
+            {"targets": torch.ones(3, dtype=torch.long)},
+            "of the 2 rows of `inputs`; got 3",
+        ),
+        (torch.ones(2, 3, 1), {}, r"logits of at least 2 classes a row, \(B, classes\); got \(3, 2\) a row"),
+        (torch.ones(2, 3, 1), {"mode": "loop"}, r"got \(3, 2\) a row"),
     ],
 )
 def test_misuse_of_the_fisher_information(inputs, options: Any, words):
     with pytest.raises(ValueError, match=words) as error:
         diagonal_fisher(nn.Linear(1, 2), inputs, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_one_output_tells_no_classes_apart(mode):
+    """Of one class the probability is 1 and the information 0: nothing would be held."""
+    with pytest.raises(ValueError, match=r"at least 2 classes a row, \(B, classes\); got \(1,\) a row"):
+        EWC(nn.Linear(3, 1)).consolidate(torch.ones(2, 3), mode=mode)
 
 
 def test_an_importance_of_an_unknown_parameter():

@@ -165,12 +165,25 @@ def test_shared_are_flattened_over_all_tensors() -> None:
     assert both.balance.tolist() == [1, 1]
 
 
+def test_what_is_frozen_later_is_left_out() -> None:
+    a, b = (nn.Parameter(torch.tensor([value])) for value in (3.0, 4.0))
+    gradnorm = GradNorm(["p", "q"], shared=[a, b], alpha=0.0, lr=0.1)
+    b.requires_grad_(False)
+    gradnorm({"p": 6 * a.sum() + 8 * b.sum(), "q": 8 * a.sum() + 6 * b.sum()})
+    torch.testing.assert_close(gradnorm.balance, torch.tensor([1.1, 0.9]))  # norms 6 and 8
+    b.requires_grad_(True)
+    a.requires_grad_(False)
+    gradnorm({"p": 6 * a.sum() + 8 * b.sum(), "q": 8 * a.sum() + 6 * b.sum()})
+
+
 def test_bad_input() -> None:
     weight = nn.Parameter(torch.ones(3))
     with pytest.raises(ValueError, match="`shared` must hold a parameter"):
         GradNorm(["a"], shared=iter(()))
     with pytest.raises(ValueError, match="`shared` must hold a parameter"):
         GradNorm(["a"], shared=[torch.ones(2)])
+    with pytest.raises(ValueError, match="`shared` must hold a parameter"):
+        GradNorm(["a"], shared=nn.Linear(2, 2).weight)
     with pytest.raises(ValueError, match="`alpha` must be at least 0"):
         GradNorm(["a"], shared=[weight], alpha=-1.0)
     with pytest.raises(ValueError, match="`lr` positive"):
@@ -179,6 +192,8 @@ def test_bad_input() -> None:
     gradnorm = GradNorm(["a", "b"], shared=[weight])
     with pytest.raises(ValueError, match=r"`losses\['b'\]` must depend on a parameter of `shared`"):
         gradnorm({"a": weight.sum(), "b": other.sum()})
+    with pytest.raises(ValueError, match=r"`losses\['b'\]` must depend on a parameter of `shared`"):
+        gradnorm({"a": weight.sum(), "b": other.sum().detach()})
     with pytest.raises(ValueError, match=r"`losses\['b'\]` must be positive at first"):
         gradnorm({"a": weight.sum(), "b": weight.sum() * 0})
     with pytest.raises(ValueError, match=r"`losses\['b'\]` must be finite and at least 0.*got -3"):

@@ -257,6 +257,13 @@ def test_identifiers_out_of_range(task_ids: list[int]) -> None:
         TaskRows(torch.tensor(task_ids), TASKS)
 
 
+@every_model
+@pytest.mark.parametrize("count", [3, 5])
+def test_identifiers_are_of_all_rows(build: Build, count: int) -> None:
+    with pytest.raises(ValueError, match=rf"`task_ids` must be of each row of a batch of 4; got {count}\."):
+        build()(torch.randn(4, WIDTH), task_ids=torch.zeros(count, dtype=torch.long))
+
+
 @pytest.mark.parametrize("task_ids", [torch.zeros(2, 3, dtype=torch.long), torch.zeros(2), torch.ones(2) > 0])
 def test_identifiers_that_are_none(task_ids: Tensor) -> None:
     with pytest.raises(ValueError, match="`task_ids` must be a whole number a row"):

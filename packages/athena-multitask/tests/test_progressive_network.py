@@ -301,6 +301,36 @@ def test_a_state_of_more_columns_builds_them_without_drawing_numbers(lateral):
         loaded.load_state_dict(grown(with_buffers(), 1, lateral).state_dict())
 
 
+@pytest.mark.parametrize("lateral", ["linear", "adapter"])
+@pytest.mark.parametrize(
+    "made", [convolutional, lambda: nn.Sequential(*convolutional()[:3], nn.Conv2d(4, 3, 2))]
+)
+def test_a_state_builds_columns_of_other_outputs(lateral, made):
+    network = grown(made(), 1, lateral)
+    for outputs in (7, 3, 2):
+        column = made()
+        last = column[-1]
+        column[-1] = nn.Linear(24, outputs) if isinstance(last, nn.Linear) else nn.Conv2d(4, outputs, 2)
+        network.add_column(column)
+    loaded = grown(made(), 1, lateral)
+    loaded.load_state_dict(network.state_dict())
+    x = torch.randn(2, 2, 9, 9)
+    network.eval()
+    loaded.eval()
+    assert [loaded(x, number).shape[1] for number in range(4)] == [3, 7, 3, 2]
+    assert all(torch.equal(network(x, number), loaded(x, number)) for number in range(4))
+
+
+def test_a_loaded_state_leaves_alone_what_is_frozen_by_hand():
+    network = grown(with_buffers(), 2)
+    part = network.columns[1].stages[0]
+    part.requires_grad_(False).eval()
+    network.load_state_dict(network.state_dict())
+    assert not any(module.training for module in part.modules())
+    trained = {parameter for parameter in network.parameters() if parameter.requires_grad}
+    assert trained == set(network.parameters()) - set(part.parameters())
+
+
 def test_a_loaded_state_sets_what_is_frozen():
     network = grown(mlp(), 2)
     state = network.state_dict()

@@ -256,6 +256,12 @@ def test_bad_tasks() -> None:
             StaticWeighting(wrong)
 
 
+def test_numbers_are_refused_by_name() -> None:
+    weighting = StaticWeighting(["a", "b"])
+    with pytest.raises(TypeError, match=r"`losses\['b'\]` must be a tensor; got a float. Leave out `item"):
+        weighting({"a": torch.ones(()), "b": 1.0})
+
+
 def test_losses_on_several_devices_are_named() -> None:
     weighting = StaticWeighting(["a", "b"])
     with pytest.raises(ValueError, match=r"`losses\['b'\]` must lie on cpu .* got meta"):

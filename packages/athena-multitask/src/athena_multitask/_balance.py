@@ -102,8 +102,8 @@ def balance(
     Shape: losses ``()``.
 
     Raises ValueError for losses that are not scalar, lie on different devices or depend on no shared
-    parameter, a name that ``heads`` lacks, no shared parameter, a direction of another shape, or a task that
-    is not finite; TypeError for what is no method, no parameter or no tensor.
+    parameter, a name that ``heads`` lacks, no shared parameter or a complex one, a direction of another
+    shape, or a task that is not finite; TypeError for what is no method, no parameter or no tensor.
 
     Source: Yu et al. 2020, arXiv:2001.06782 (shared and task parameters). Departs from it: no.
 
@@ -172,6 +172,13 @@ def _write(parameters: Sequence[Tensor], direction: Tensor, others: Mapping[Tens
     with torch.no_grad():
         for parameter, gradient in [*shaped, *copies]:
             if parameter.grad is None:
-                parameter.grad = gradient
+                parameter.grad = _laid_out(gradient, parameter)
             else:
                 parameter.grad.add_(gradient)
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient with the parameter's strides, as autograd has it: fused optimizers go by memory alone."""
+    if gradient.is_sparse or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

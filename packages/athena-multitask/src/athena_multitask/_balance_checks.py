@@ -16,10 +16,11 @@ Method = Balancer | Callable[[Tensor], Tensor]
 def checked_shared(shared: Iterable[Tensor]) -> tuple[list[Tensor], torch.device]:
     """Each parameter once that is not frozen, and the device of all.
 
-    Raises ValueError if there is none, or they lie on several devices; TypeError for what is no parameter.
+    Raises ValueError if there is none, they lie on several devices or are complex; TypeError for what is no
+    parameter, such as the rows of one.
     """
     given = list(dict.fromkeys(shared))
-    if others := [one for one in given if not isinstance(one, Tensor)]:
+    if others := [one for one in given if not (isinstance(one, Tensor) and one.is_leaf)]:
         raise TypeError(
             f"`shared` must hold parameters; got a {type(others[0]).__name__}. Give `encoder.parameters()`."
         )
@@ -28,6 +29,11 @@ def checked_shared(shared: Iterable[Tensor]) -> tuple[list[Tensor], torch.device
         raise ValueError(
             "`shared` must hold a parameter that requires a gradient; got none. "
             "Give `encoder.parameters()`, anew in each call."
+        )
+    if any(parameter.is_complex() for parameter in parameters):
+        raise ValueError(
+            "`shared` must hold real parameters; got a complex one. "
+            "Hold its two parts, and join them by `torch.view_as_complex` where it is used."
         )
     devices = {parameter.device for parameter in parameters}
     if len(devices) > 1:

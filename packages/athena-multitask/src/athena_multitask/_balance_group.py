@@ -83,6 +83,9 @@ def average(
     summed = {}
     for leaf in leaves:
         given = others.get(leaf)
-        summed[leaf] = torch.zeros_like(leaf) if given is None else given.clone()
+        # With the leaf's strides in all: what is summed is memory, and a gradient may have others.
+        summed[leaf] = torch.zeros_like(leaf)
+        if given is not None:
+            summed[leaf] = given.clone() if given.is_sparse else summed[leaf].copy_(given)
         dist.all_reduce(summed[leaf], group=group)
     return TaskGradients(matrix, summed, flags > 0)

@@ -9,6 +9,8 @@ from torch import nn
 
 from athena_multitask._fresh import named_parts
 
+RESIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 class Stage(nn.Module):
     """One layer, with what comes before and after it: laterals are added to the output of ``layer``.
@@ -110,10 +112,25 @@ def hidden_shapes(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
     [(3, 4), (3,), (3,)]
     """
     last = stages[-1]
-    if not isinstance(last.layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if not isinstance(last.layer, RESIZABLE):
         return [shape for stage in stages for shape in _shapes(stage)]
     body = [shape for part in (*stages[:-1], last.before) for shape in _shapes(part)]
     return [*body, tuple(last.layer.weight.shape[1:])]
+
+
+def resize_outputs(layer: nn.Module, outputs: int) -> None:
+    """Give a Linear or a convolution another number of outputs, and new weights.
+
+    >>> layer = nn.Linear(4, 3)
+    >>> resize_outputs(layer, 5)
+    >>> layer
+    Linear(in_features=4, out_features=5, bias=True)
+    """
+    assert isinstance(layer, RESIZABLE)
+    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(parameter.new_empty(outputs, *parameter.shape[1:])))
+    layer.reset_parameters()
 
 
 def _shapes(module: nn.Module) -> list[tuple[int, ...]]:

@@ -81,7 +81,7 @@ class CrossStitch(MultiTask):
                 )
             stitched = cross_stitch(torch.stack(outputs), alpha).unbind()
         last = dict(zip(self.tasks, stitched, strict=True))
-        return {name: last[name] if rows is None else last[name][rows.indices[name]] for name in tasks}
+        return {name: last[name] if rows is None else rows.take(name, last[name]) for name in tasks}
 
     def get_extra_state(self) -> dict[str, list[str]]:
         """The names, as units count tasks by their place."""

@@ -44,8 +44,9 @@ def diagonal_fisher(
 
     Shape: ``inputs`` ``(B, ...)``, ``targets`` ``(B, ...)``; the result as the parameters.
 
-    Raises ValueError for no row, another mode, or a likelihood without targets; RuntimeError for a model that
-    cannot be mapped.
+    Raises ValueError for no row, another mode, a likelihood without targets, targets that are not of the rows
+    or, without a likelihood, are no classes, or without targets for outputs that are no logits of several
+    classes; RuntimeError for a model that cannot be mapped.
 
     Source: Kirkpatrick et al. 2017, Overcoming catastrophic forgetting in neural networks, arXiv:1612.00796,
     the F of its equation 3. Departs from it: no.
@@ -64,6 +65,8 @@ def diagonal_fisher(
         raise ValueError(f"`mode` must be 'vmap' or 'loop'; got {mode!r}. Take one of them.")
     if log_likelihood is not None and targets is None:
         raise ValueError("`log_likelihood` must come with `targets`; got none. Pass those of the inputs.")
+    if targets is not None:
+        _check_targets(targets, len(inputs), classes=log_likelihood is None)
     likelihood = log_likelihood or _categorical
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -91,7 +94,7 @@ def _mapped(
         return likelihood(output(theta, x), target)
 
     def all_classes(theta: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-        logarithms = output(theta, x).log_softmax(-1)
+        logarithms = _log_probabilities(output(theta, x))
         return logarithms, logarithms
 
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
@@ -123,7 +126,7 @@ def _one_by_one(
     for row, x in enumerate(inputs):
         output = model(x[None])[0]
         if targets is None:
-            terms = output.log_softmax(-1)
+            terms = _log_probabilities(output)
             weights = terms.detach().exp()
         else:
             terms = likelihood(output, targets[row])[None]
@@ -135,6 +138,25 @@ def _one_by_one(
             for name, gradient in zip(parameters, gradients, strict=True):
                 sums[name] += weight * gradient.square()
     return sums
+
+
+def _check_targets(targets: Tensor, rows: int, *, classes: bool) -> None:
+    if len(targets) != rows:
+        raise ValueError(f"`targets` must be of the {rows} rows of `inputs`; got {len(targets)}. Give all.")
+    if classes and (targets.ndim != 1 or targets.is_floating_point()):
+        raise ValueError(
+            "`targets` must be the class of each row, (B,), whole numbers; got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}. Pass `log_likelihood` for others."
+        )
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    if logits.ndim != 1 or len(logits) < 2:
+        raise ValueError(
+            "without `targets` the model must give logits of at least 2 classes a row, (B, classes); got "
+            f"{tuple(logits.shape)} a row. Pass `targets` and `log_likelihood`."
+        )
+    return logits.log_softmax(-1)
 
 
 def _categorical(logits: Tensor, target: Tensor) -> Tensor:

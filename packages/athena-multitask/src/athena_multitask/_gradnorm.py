@@ -64,7 +64,8 @@ class GradNorm(TaskWeighting):
         self, tasks: Iterable[str], *, shared: Iterable[Tensor], alpha: float = 1.5, lr: float = 0.025
     ) -> None:
         super().__init__(tasks)
-        self.shared = tuple(dict.fromkeys(tensor for tensor in shared if tensor.requires_grad))
+        # A parameter given in place of some would be iterated over: its rows are no leaves.
+        self.shared = tuple(dict.fromkeys(one for one in shared if one.requires_grad and one.is_leaf))
         if not self.shared:
             raise ValueError(
                 "`shared` must hold a parameter that requires a gradient; got none. "
@@ -134,9 +135,10 @@ def gradient_norms(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Te
     >>> gradient_norms({"a": 3 * weight.sum()}, [weight])
     tensor([6.])
     """
-    norms = []
+    norms, trained = [], [parameter for parameter in shared if parameter.requires_grad]
     for name, loss in losses.items():
-        found = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+        known = loss.requires_grad and trained
+        found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True) if known else ()
         gradients = [gradient for gradient in found if gradient is not None]
         if not gradients:
             raise ValueError(

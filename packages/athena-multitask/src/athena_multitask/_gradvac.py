@@ -27,6 +27,7 @@ class GradVac(Balancer):
 
     from :math:`g_i' = g_i`, for :math:`j \ne i` in an order drawn anew for each task, with the cosine
     :math:`\phi_{ij}` of :math:`g_i'` and :math:`g_j`. With :math:`\hat\phi = 0` kept it would be PCGrad.
+    Expected cosines belong to rows: give all tasks in each step, in one order.
 
     Args:
         beta: how fast expected cosines follow, in (0, 1].

@@ -113,8 +113,8 @@ class MetaWorld(SyncVectorEnv):
             )
 
         super().__init__([partial(make, i) for i in range(n)], autoreset_mode=AutoresetMode.SAME_STEP)
-        self.action_space.seed(seed)
-        self.single_action_space.seed(seed)
+        self.action_space.seed(int(seed))  # which takes no integer of NumPy
+        self.single_action_space.seed(int(seed))
 
     @property
     def task_goals(self) -> tuple[NDArray[np.float64], ...]:
@@ -129,9 +129,9 @@ class MetaWorld(SyncVectorEnv):
             seed: begins the order of goals again as a new `MetaWorld` of this seed has it; or one each.
             options: see `MetaWorldEnv`; ``{"goal": index}`` takes this goal everywhere.
         """
-        if seed is None or isinstance(seed, int | np.integer):
-            return super().reset(seed=[seed] * self.num_envs, options=options)
-        return super().reset(seed=list(seed), options=options)
+        seeds = [seed] * self.num_envs if seed is None or isinstance(seed, int | np.integer) else seed
+        whole = [None if one is None else int(one) for one in seeds]
+        return super().reset(seed=whole, options=options)
 
     def sample_tasks(self) -> tuple[Array, dict[str, Any]]:
         """Move every environment on to another goal, and begin an episode there: a new batch of tasks."""

@@ -22,7 +22,8 @@ class NashMTL(Balancer):
     Args:
         max_norm: the direction is shortened to this length, as in the authors' code; None leaves it at the
             root of the number of tasks, which the equations make it whatever the lengths of the gradients.
-        update_every: steps for which weights are kept, solving being dear; the first solves.
+        update_every: steps for which weights are kept, solving being dear; the first solves. Kept weights
+            belong to rows: give all tasks in each step, in one order.
 
     Raises ValueError for options out of their range, or another number of tasks while weights are kept.
 

@@ -58,7 +58,7 @@ class PLE(MultiTask):
         for layer in below:
             of_tasks, shared = layer(of_tasks, shared)
         mixed, _ = last({name: of_tasks[name] for name in tasks}, shared)
-        return mixed if rows is None else {name: mixed[name][rows.indices[name]] for name in tasks}
+        return mixed if rows is None else {name: rows.take(name, mixed[name]) for name in tasks}
 
     def task_modules(self, name: str) -> list[nn.Module]:
         """The task's head, its experts and gate in the last layer, and its gate in the one below."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from athena_multitask._column import Column, Stage, hidden_shapes, stages_of
+from athena_multitask._column import RESIZABLE, Column, Stage, hidden_shapes, resize_outputs, stages_of
 from athena_multitask._fresh import check_fresh, fresh_copy
 from athena_multitask._lateral import CONVOLUTIONS, AdapterLateral, LinearLateral, Shapes
 
@@ -29,7 +29,7 @@ class ProgressiveNetwork(nn.Module):
     It starts with one column. `add_column` adds one for the next task; `freeze_old` makes sure that nothing
     changes the others: they take no gradient, stay in eval mode whatever calls `train` on them, and an
     optimizer that still holds them leaves their bits alone. Give the next optimizer `parameters_to_train`. A
-    state dict of more columns builds those that are missing.
+    state dict of more columns builds those that are missing, with as many outputs as they have.
 
     A stage of a Sequential is one layer with a weight matrix, what follows it until the next, and laterals
     are added to the layer's own output, before its normalization and nonlinearity. They start from what the
@@ -96,9 +96,7 @@ class ProgressiveNetwork(nn.Module):
 
         Raises ValueError for a column of another shape, or with weights of an earlier one.
         """
-        if column is None:
-            made = self._made_by[0]
-            column = fresh_copy(made) if isinstance(made, nn.Module) else made()
+        column = self._fresh() if column is None else column
         parts = stages_of(column, self._names)
         first = self._columns[0]
         held = set(self.parameters()) | set(self.buffers())
@@ -172,11 +170,12 @@ class ProgressiveNetwork(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for column, frozen in zip(self._columns, state["frozen"], strict=True):
-            column.frozen = frozen
-            column.requires_grad_(True)
-            column.train(self.training)
             if frozen:
                 column.freeze()
+            elif column.frozen:  # else what the user froze of it stays so
+                column.frozen = False
+                column.requires_grad_(True)
+                column.train(self.training)
 
     def _load_from_state_dict(
         self,
@@ -192,7 +191,9 @@ class ProgressiveNetwork(nn.Module):
         found = {int(match[1]) + 1 for match in map(pattern.match, state_dict) if match}
         with torch.random.fork_rng(devices=[]):  # a resumed run goes on with the numbers of the checkpoint
             while found and len(self.columns) < max(found):
-                self.add_column()
+                place, last = len(self.columns), len(self._columns[0].parts) - 1
+                weight = state_dict.get(f"{prefix}columns.{place}.stages.{last}.layer.weight")
+                self.add_column(self._fresh(like=weight))
         if found and len(self.columns) > max(found):
             raise ValueError(
                 f"the state must have at least the network's {len(self.columns)} columns; got {max(found)}. "
@@ -201,6 +202,16 @@ class ProgressiveNetwork(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def _fresh(self, like: Tensor | None = None) -> nn.Module:
+        """A column with new weights, with as many outputs as a weight of its last layer if one is given."""
+        made = self._made_by[0]
+        column = fresh_copy(made) if isinstance(made, nn.Module) else made()
+        if like is not None:
+            layer = stages_of(column, self._names)[-1].layer
+            if isinstance(layer, RESIZABLE) and len(like) != len(layer.weight):
+                resize_outputs(layer, len(like))
+        return column
 
     @property
     def _columns(self) -> list[Column]:

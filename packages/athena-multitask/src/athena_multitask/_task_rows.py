@@ -22,7 +22,8 @@ class TaskRows:
     Attributes:
         names: the chosen tasks that have rows, in the order of ``tasks``.
 
-    Raises ValueError for identifiers that are no vector of whole numbers, or out of range.
+    Raises ValueError for identifiers that are no vector of whole numbers, or out of range, and in use for a
+    batch of another number of rows.
 
     >>> rows = TaskRows(torch.tensor([1, 0, 1]), ["near", "far"])
     >>> rows.split(torch.tensor([[10.0], [20.0], [30.0]]))["far"].flatten()
@@ -51,11 +52,18 @@ class TaskRows:
         #: Where the rows of each task are in the batch, ``(rows,)``; to choose targets by.
         self.indices: dict[str, Tensor] = {name: parts[name] for name in kept if len(parts[name])}
         self.names = tuple(self.indices)
+        self._size = len(task_ids)
         self._order = torch.cat([task_ids.new_empty(0, dtype=torch.long), *self.indices.values()])
+
+    def take(self, name: str, batch: Tensor) -> Tensor:
+        """One task's rows of a tensor ``(B, ...)``."""
+        self._check(batch)
+        return batch[self.indices[name]]
 
     def split(self, batch: Any) -> dict[str, Any]:
         """Each task's rows of a tensor ``(B, ...)``, or of all in tuples, lists and mappings of such."""
         if isinstance(batch, Tensor):
+            self._check(batch)
             counts = [len(rows) for rows in self.indices.values()]
             return dict(zip(self.names, batch[self._order].split(counts), strict=True)) if counts else {}
         if isinstance(batch, Mapping):
@@ -68,3 +76,9 @@ class TaskRows:
             "features must be tensors, or tuples, lists or mappings of them, to take rows from; "
             f"got {type(batch).__name__}. Leave `task_ids` out."
         )
+
+    def _check(self, batch: Tensor) -> None:
+        if len(batch) != self._size:
+            raise ValueError(
+                f"`task_ids` must be of each row of a batch of {len(batch)}; got {self._size}. Give all."
+            )

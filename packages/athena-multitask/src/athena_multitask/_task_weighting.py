@@ -42,7 +42,8 @@ class TaskWeighting(nn.Module, ABC):
     Shape: losses ``()``, the result ``()``.
 
     Raises ValueError for no task, a name that comes twice; and in use for a name that is unknown, or missing
-    where this is not allowed, losses that are not scalar, lie on several devices or outside the domain.
+    where this is not allowed, losses that are not scalar, lie on several devices or outside the domain;
+    TypeError for losses that are no tensors.
 
     >>> import torch
     >>> class Sum(TaskWeighting):
@@ -152,6 +153,10 @@ def _checked_tasks(tasks: Iterable[str]) -> tuple[str, ...]:
 
 def _stack(losses: Sequence[Tensor], names: Sequence[str]) -> Tensor:
     for name, loss in zip(names, losses, strict=True):
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"`losses[{name!r}]` must be a tensor; got a {type(loss).__name__}. Leave out `item()`."
+            )
         if loss.ndim:
             raise ValueError(
                 f"`losses[{name!r}]` must be a scalar; got the shape {tuple(loss.shape)}. Take its mean."

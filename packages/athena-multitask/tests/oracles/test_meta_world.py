@@ -123,6 +123,8 @@ def test_pitfall_15_a_reset_with_a_seed_begins_the_order_again() -> None:
     expected = [first.tolist(), played(envs, actions_of(envs, 3))]
     again, _ = envs.reset(seed=0)
     assert [again.tolist(), played(envs, actions_of(envs, 3))] == expected
+    assert np.array_equal(envs.reset(seed=np.int64(0))[0], first)
+    assert np.array_equal(one(seed=np.int64(0), n_goals=50).reset()[0], first)
     other = [envs.reset(seed=[seed])[1]["goal"][0] for seed in range(8)]
     assert len(set(other)) > 1
     assert not np.array_equal(envs.task_goals[0], one(seed=1, n_goals=50).task_goals[0])

@@ -448,6 +448,32 @@ def test_resumed_equals_uninterrupted_bit_for_bit(
     )
 
 
+def test_a_loaded_model_trains_before_it_sees_its_environment() -> None:
+    model, loaded = made().learn(30), made()
+    loaded.load_state_dict(model.state_dict())
+    for each in (model, loaded):
+        each.set_logger(model.logger)
+        seed_global()
+        each.train(2, batch_size=6)
+    assert torch.equal(loaded.temperatures, model.temperatures)
+
+
+def test_a_state_stays_as_it_was_taken_and_can_be_loaded_again() -> None:
+    model = made(balancer=Turn()).learn(30)
+    state = model.state_dict()
+    before = copy.deepcopy(state)
+    model.learn(30, reset_num_timesteps=False)
+    assert str(state) == str(before)
+    runs = []
+    for _ in range(2):
+        model.load_state_dict(state)
+        seed_global()
+        model.train(3, batch_size=6)
+        runs.append(all_state(model))
+    assert str(state) == str(before)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
 def test_states_of_others_are_refused() -> None:
     state = made().learn(30).state_dict()
     with pytest.raises(

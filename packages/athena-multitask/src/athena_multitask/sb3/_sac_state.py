@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
+
+from athena_multitask.sb3._task_replay import TaskReplayBuffer
 
 if TYPE_CHECKING:
     from athena_multitask.sb3._multi_task_sac import MultiTaskSAC
@@ -28,7 +31,7 @@ def sac_state(model: MultiTaskSAC) -> dict[str, Any]:
     weights = model.log_ent_coef
     return {
         "tasks": model.tasks,
-        "parameters": model.get_parameters(),
+        "parameters": copy.deepcopy(model.get_parameters()),  # as all the rest, which training leaves alone
         "log_temperatures": None if weights is None else weights.detach().clone(),
         "balancers": {name: _state_of(method) for name, method in model.balancers.items()},
         "sums": model._sums.clone(),
@@ -46,7 +49,8 @@ def load_sac_state(model: MultiTaskSAC, state: dict[str, Any]) -> None:
         raise ValueError(
             f"`state` must be of the tasks {list(model.tasks or ())}; got {list(state['tasks'])}. Make those."
         )
-    model.set_parameters(state["parameters"], device=model.device)
+    # A copy, for optimizers take the state's own tensors, and then change them.
+    model.set_parameters(copy.deepcopy(state["parameters"]), device=model.device)
     if model.log_ent_coef is not None:
         model.log_ent_coef.data.copy_(state["log_temperatures"])
     for name, method in model.balancers.items():
@@ -58,6 +62,8 @@ def load_sac_state(model: MultiTaskSAC, state: dict[str, Any]) -> None:
     model._last_obs = None if state["last_obs"] is None else state["last_obs"].cpu().numpy().copy()
     model.action_space.np_random.bit_generator.state = state["action_space"]
     load_replay_state(model.replay_buffer, state["replay"])
+    if isinstance(model.replay_buffer, TaskReplayBuffer) and model.replay_buffer.size():
+        model.replay_buffer.assign_rows(model.replay_buffer.observations[0])
 
 
 def replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
