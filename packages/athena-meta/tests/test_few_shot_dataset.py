@@ -177,6 +177,13 @@ def test_files_round_trip(tmp_path: Path, dtype: torch.dtype, monkeypatch: pytes
     )
 
 
+def test_what_numpy_lacks_is_not_saved(tmp_path: Path) -> None:
+    data = FewShotDataset(torch.rand(2, 3).bfloat16(), ["a", "b"])
+    with pytest.raises(TypeError, match=r"`images` must be of a dtype of NumPy's.*bfloat16.*float32"):
+        data.save(tmp_path / "data")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_selection_is_saved_alone(tmp_path: Path) -> None:
     dataset().select(["c", "b"]).save(tmp_path / "part")
     opened = FewShotDataset.memory_map(tmp_path / "part")

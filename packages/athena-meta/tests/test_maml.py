@@ -30,6 +30,21 @@ def test_every_way_is_the_plain_loop(way, first_order):
         torch.testing.assert_close(meta.loss(episodes), loss)
 
 
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_steps_done_again_are_in_the_precision_of_the_first_time(chunk):
+    """Of a mixed one too, which is over by the time of ``backward()``."""
+    network, found = mlp().float(), []
+    episodes = Episodes(*(part.float() if part.is_floating_point() else part for part in classes()[:4]))
+    for again in (False, True):
+        meta = MAML(
+            network, inner_lr=LR, inner_steps=STEPS, mode="vmap", chunk_size=chunk, checkpoint_steps=again
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = meta.loss(episodes)
+        found.append(torch.autograd.grad(loss, [*network.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+
+
 @given(
     tasks=st.integers(1, 4),
     shots=st.integers(1, 3),

@@ -146,6 +146,7 @@ class FewShotDataset(Dataset[tuple[Tensor, int]]):
     def save(self, folder: Path | str) -> None:
         """Write ``images.npy``, ``labels.npy`` and ``classes.json`` for :meth:`memory_map`; untransformed.
 
+        Raises FileExistsError for a folder that exists, TypeError for bfloat16, which NumPy lacks.
         Source: the NumPy format, version 1.0. Departs from it: no.
         """
         files.write(Path(folder), self.raw, self.labels, self.classes)

@@ -20,10 +20,15 @@ def write(folder: Path, images: Callable[[Tensor], Tensor], labels: Tensor, clas
     """Write a data set, ``images`` giving those at an index; the folder appears whole or not at all."""
     if folder.exists():
         raise FileExistsError(f"`folder` must not exist yet; got {str(folder)!r}. Remove it or name another.")
+    one = images(torch.tensor([0]))
+    if one.dtype == torch.bfloat16:
+        raise TypeError(
+            f"`images` must be of a dtype of NumPy's to be saved; got {one.dtype}. Convert them to float32."
+        )
     half = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     half.mkdir(parents=True)
     try:
-        first = images(torch.tensor([0])).numpy()
+        first = one.numpy()
         shape = (len(labels), *first.shape[1:])
         step = max(1, AT_ONCE // max(1, first.nbytes))
         stored = np.lib.format.open_memmap(half / IMAGES, mode="w+", dtype=first.dtype, shape=shape)

@@ -76,7 +76,10 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, again: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        kind = inputs[0].device.type
         ctx.again, ctx.random_state = again, random_state(inputs[0].device)
+        # The backward pass may be outside of the autocast, or in a thread that knows none.
+        ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         ctx.save_for_backward(*inputs)
         return tuple(output.detach() for output in again(inputs, 0))
 
@@ -88,7 +91,8 @@ class _Step(torch.autograd.Function):
             tensor.detach().requires_grad_(want)
             for tensor, want in zip(ctx.saved_tensors, wanted, strict=True)
         ]
-        with torch.enable_grad(), repeated(ctx.random_state, inputs[0].device):
+        cast, random = torch.autocast(*ctx.autocast), repeated(ctx.random_state, inputs[0].device)
+        with torch.enable_grad(), cast, random:
             outputs = ctx.again(inputs, 2)
         pairs = [pair for pair in zip(outputs, grads, strict=True) if pair[0].requires_grad]
         found = iter(
