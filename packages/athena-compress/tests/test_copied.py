@@ -140,7 +140,7 @@ def test_odd_options_are_named(options: dict[str, object], message: str) -> None
 
 def test_integers_are_no_inputs() -> None:
     for layer, x in ((nn.Linear(8, 2), X), (nn.Conv2d(2, 2, 1), torch.ones(1, 2, 4, 4))):
-        with pytest.raises(ValueError, match=r"`x` must hold floats; got torch.int64"):
+        with pytest.raises(ValueError, match=r"`input` must hold floats; got torch.int64"):
             quantize(layer)(x.long())
 
 

@@ -215,7 +215,7 @@ def test_sums_that_int32_could_not_hold_stay_in_float():
 
 
 def test_another_width_is_refused():
-    with pytest.raises(ValueError, match=r"`x` must have shape \(\.\.\., 3\); got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"`input` must have shape \(\.\.\., 3\); got \(2, 4\)"):
         drawn(3, 2, static=False)(torch.zeros(2, 4))
 
 

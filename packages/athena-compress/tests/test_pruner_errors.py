@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from athena_compress import Magnitude, Pruner
+from athena_compress import LinearSchedule, Magnitude, Pruner
 
 
 def make_model() -> nn.Sequential:
@@ -49,6 +49,22 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float) -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Pruner(make_model(), **options)
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "movement"])
+def test_structure_removed_under_masks_is_refused(importance: str) -> None:
+    model, x = make_model(), torch.randn(4, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks = Pruner(model, importance=importance, schedule=LinearSchedule(0.5, steps=3), optimizer=optimizer)
+    model(x).square().sum().backward()
+    optimizer.step()
+    masks.step()
+    Pruner(model, x, what="neurons", schedule=0.5, optimizer=optimizer).step()
+    model(x).square().sum().backward()
+    with pytest.raises(
+        ValueError, match=r"must keep the shape of its mask, \(.*\); got .* Prune structure first"
+    ):
+        optimizer.step()
 
 
 def test_what_is_no_schedule_or_importance_is_refused() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 import athena_compress
 from athena_compress import (
+    QAT,
     CodedEmbedding,
     Grid,
     Int8Conv,
@@ -76,6 +77,35 @@ def test_every_scheme_on_every_layer(net, scheme):
     assert SplitMultiheadAttention in held
     assert CodedEmbedding in held
     assert not held & {nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding, nn.BatchNorm2d}
+
+
+class ByName(nn.Module):
+    """Gives its layers their input by torch's name for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(9, 4), nn.Linear(4, 6)
+        self.convolution, self.norm = nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6)
+        self.up = nn.ConvTranspose1d(6, 2, 2, stride=2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.linear(input=self.embedding(input=tokens)).transpose(1, 2)
+        return self.up(input=self.norm(input=self.convolution(input=x)))
+
+
+@pytest.mark.parametrize("scheme", BOUNDS)
+def test_layers_take_their_input_by_name(scheme):
+    model, tokens = ByName().eval(), torch.randint(9, (3, 5))
+    source = calibrate(model, [tokens]) if scheme == "int8-static" else model
+    made = quantize(source, scheme, **({"group_size": None} if scheme == "int4-weight-only" else {}))
+    assert 0 < error(made, model, tokens) < BOUNDS[scheme]
+
+
+def test_layers_in_training_take_their_input_by_name():
+    tokens = torch.randint(9, (3, 5))
+    qat = QAT(ByName().train(), example_inputs=tokens)
+    qat(tokens).sum().backward()
+    assert torch.allclose(qat.convert()(tokens), qat.eval()(tokens), atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

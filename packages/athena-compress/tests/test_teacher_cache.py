@@ -248,7 +248,7 @@ class TestRefused:
         with pytest.raises(AthenaError, match=words):
             TeacherCache(tmp_path)
 
-    @pytest.mark.parametrize("index", [-1, 23, [0, 99], torch.tensor([True]), 1.5])
+    @pytest.mark.parametrize("index", [-1, 23, [0, 99], torch.tensor([True]), 1.5, slice(2, 5)])
     def test_examples_that_are_not_there(self, tmp_path, index):
         cache = TeacherCache.write(tmp_path, Teacher(), batches())
         with pytest.raises(IndexError, match="ind"):

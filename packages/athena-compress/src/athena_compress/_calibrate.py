@@ -57,15 +57,19 @@ class Calibrated(nn.Module):
         with ExitStack() as stack:
             for name, observer in zip(self._layers, self._every, strict=True):
                 layer = self.model.get_submodule(name)
-                handle = layer.register_forward_pre_hook(partial(self._observe, name, observer))
+                observe = partial(self._observe, name, observer)
+                handle = layer.register_forward_pre_hook(observe, with_kwargs=True)
                 stack.callback(handle.remove)
             yield
 
-    def _observe(self, name: str, observer: nn.Module, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].numel():
+    def _observe(
+        self, name: str, observer: nn.Module, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        x = next(iter([*args, *kwargs.values()]), None)
+        if not isinstance(x, Tensor) or not x.numel():
             return  # as an expert that got no rows
         try:
-            observer(inputs[0].detach())
+            observer(x.detach())
         except ValueError as error:
             raise ValueError(f"calibration, input of layer `{name}`: {error}") from error
         self._ran.add(name)

@@ -34,7 +34,9 @@ def export_onnx(
       multiplies by its inverse.
     - dynamic: a scale a row, found in the graph, and MatMulInteger or ConvInteger.
     - weight-only: DequantizeLinear behind the weights, and float products. Weights of 4
-      bits stay two a byte, in layers that are not small.
+      bits stay two a byte, in layers that are not small. With ``symmetric=False`` and no groups onnxruntime
+      fuses the two and rounds inputs to 8 bits, unless its session's configuration has
+      ``session.qdq_matmulnbits_accuracy_level`` at 1.
 
     Args:
         model: in any mode; a copy in evaluation mode is exported.

@@ -63,20 +63,19 @@ class Int8Conv(Int8Layer):
         weight = super().weight
         return weight.squeeze(2) if self.axes == 1 else weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pads is not None:
-            x = F.pad(x, self.pads, mode=self.pad_mode)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        x = input if self.pads is None else F.pad(input, self.pads, mode=self.pad_mode)
         batched = x.ndim == self.axes + 2
         images = x if batched else x.unsqueeze(0)
         images = images.unsqueeze(2) if self.axes == 1 else images
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             sides = "length" if self.axes == 1 else "height, width"
             raise ValueError(
-                f"`x` must have shape (batch, {self.in_channels}, {sides}), or that without the batch; "
+                f"`input` must have shape (batch, {self.in_channels}, {sides}), or that without the batch; "
                 f"got {tuple(x.shape)}."
             )
         if not x.is_floating_point():
-            raise ValueError(f"`x` must hold floats; got {x.dtype}. Use `x.float()`.")
+            raise ValueError(f"`input` must hold floats; got {x.dtype}. Use `input.float()`.")
         y = self._convolve(images)
         y = y.squeeze(2) if self.axes == 1 else y
         return y if batched else y.squeeze(0)
@@ -153,8 +152,8 @@ class Int8ConvTranspose(Int8Conv):
         self.pads = _transposed_pads(convolution, self.kernel_size, self.dilation)
         self.pad_mode = "constant"
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(stuffed(x, self.spread[-self.axes :], 0))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        return super().forward(stuffed(input, self.spread[-self.axes :], 0))
 
 
 def _two(values: Sequence[int], filler: int) -> tuple[int, int]:

@@ -33,10 +33,10 @@ class CodedEmbedding(CodedWeight):
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         self.padding_idx = embedding.padding_idx
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        rows = F.embedding(tokens, self.weight_q)
-        scale, zero_point = self.weight_scale[tokens], self.weight_zero_point
-        return self.decoded(rows, scale, None if zero_point is None else zero_point[tokens], self.dtype)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        rows = F.embedding(input, self.weight_q)
+        scale, zero_point = self.weight_scale[input], self.weight_zero_point
+        return self.decoded(rows, scale, None if zero_point is None else zero_point[input], self.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.grid_repr()}"

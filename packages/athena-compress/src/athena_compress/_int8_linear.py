@@ -49,15 +49,15 @@ class Int8Linear(Int8Layer):
         super().__init__(quantized, linear.bias)
         self.in_features, self.out_features = linear.in_features, linear.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(f"`x` must have shape (..., {self.in_features}); got {tuple(x.shape)}.")
-        if not x.is_floating_point():
-            raise ValueError(f"`x` must hold floats; got {x.dtype}. Use `x.float()`.")
-        if takes_kernel(x):
-            return self._run(x)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        if input.ndim == 0 or input.shape[-1] != self.in_features:
+            raise ValueError(f"`input` must have shape (..., {self.in_features}); got {tuple(input.shape)}.")
+        if not input.is_floating_point():
+            raise ValueError(f"`input` must hold floats; got {input.dtype}. Use `input.float()`.")
+        if takes_kernel(input):
+            return self._run(input)
         scale, zero_point = self.input_scale, self.input_zero_point
-        return int8_linear(x, self.weight_q, self.weight_scale, self.bias, scale, zero_point)
+        return int8_linear(input, self.weight_q, self.weight_scale, self.bias, scale, zero_point)
 
     def _run(self, x: Tensor) -> Tensor:
         if x.numel() == self.in_features > 1 and self.input_scale is None:

@@ -44,7 +44,7 @@ class MaskStrategy(Strategy):
         return self._weights
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {name: weight.parameter for name, weight in self._weights.items()}
+        return {name: self._parameter(name) for name in self._weights}
 
     def prune(self, sparsity: float) -> None:
         scores = {name: self._scores(name) for name in self._weights}
@@ -62,11 +62,11 @@ class MaskStrategy(Strategy):
 
     def enforce(self) -> None:
         for name, eraser in self.erasers.items():
-            eraser.erase_with_state(self._weights[name].parameter, self.choices.optimizer)
+            eraser.erase_with_state(self._parameter(name), self.choices.optimizer)
 
     def mask_gradients(self) -> None:
         for name, eraser in self.erasers.items():
-            gradient = self._weights[name].parameter.grad
+            gradient = self._parameter(name).grad
             if gradient is not None and gradient.layout == torch.strided:
                 eraser.erase(gradient)
 
@@ -91,8 +91,18 @@ class MaskStrategy(Strategy):
         self._set({name: loaded[name].clone().bool() for name in self.masks})
         self.enforce()
 
+    def _parameter(self, name: str) -> nn.Parameter:
+        """The weight. Raises ValueError if it no longer has the shape of its mask."""
+        parameter, shape = self._weights[name].parameter, self.masks[name].shape
+        if parameter.shape != shape:
+            raise ValueError(
+                f"`{name}` must keep the shape of its mask, {tuple(shape)}; got {tuple(parameter.shape)}. "
+                "Prune structure first, and make the Pruner of weights after it."
+            )
+        return parameter
+
     def _scores(self, name: str) -> Tensor:
-        scores = checked_scores(self.choices.importance, name, self._weights[name].parameter)
+        scores = checked_scores(self.choices.importance, name, self._parameter(name))
         return scores / mean_size(scores) if self.choices.normalize else scores
 
     def _exactly(self, scores: dict[str, Tensor], names: list[str], sparsity: float) -> dict[str, Tensor]:

@@ -52,8 +52,8 @@ class QATBatchNormLayer(QATLayer):
         self.norm = norm
         self.frozen_statistics = False
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        x = self.quantized_input(x)
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002  # the layer's name
+        x = self.quantized_input(input)
         weight, bias = self.folded(*self.statistics(x, *args, **kwargs))
         own = {"weight": by_output(self.layer, self.weights(weight))}
         if self.layer.bias is not None:

@@ -52,9 +52,9 @@ class QATLayer(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002  # the layer's name
         quantized = self.weights(by_output(self.layer, self.layer.weight))
-        return self.run(self.quantized_input(x), quantized, *args, **kwargs)
+        return self.run(self.quantized_input(input), quantized, *args, **kwargs)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input as its codes stand for it."""

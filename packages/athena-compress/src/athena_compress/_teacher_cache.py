@@ -110,6 +110,8 @@ class TeacherCache:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, indices: int | Sequence[int] | Tensor) -> Tensor:
+        if isinstance(indices, slice):
+            raise IndexError(f"indices must be whole numbers; got {indices}. Pass a range of them.")
         wanted = torch.as_tensor(indices, device="cpu")
         if wanted.numel() and (wanted.dtype == torch.bool or wanted.is_floating_point()):  # [] is of floats
             raise IndexError(

@@ -111,8 +111,9 @@ class WeightOnlyLinear(CodedWeight):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.grid_repr()}"
@@ -153,9 +154,8 @@ class WeightOnlyConv(CodedWeight):
         elif self.pad_mode != "zeros":
             self.pads, self.geometry["padding"] = list(convolution._reversed_padding_repeated_twice), 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pads is not None:
-            x = F.pad(x, self.pads, mode=self.pad_mode)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the float layer's name
+        x = input if self.pads is None else F.pad(input, self.pads, mode=self.pad_mode)
         convolve = _CONVOLUTIONS[self.transposed, len(self.filter_shape) - 1]
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return convolve(x, self.weight.to(x.dtype), bias, **self.geometry)

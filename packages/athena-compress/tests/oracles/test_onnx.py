@@ -18,8 +18,11 @@ from athena_compress import export_onnx, quantize
 DYNAMIC = ({0: torch.export.Dim("batch", max=64)},)
 
 
-def run(path: Path, *inputs: Tensor) -> Tensor:
-    session = onnxruntime.InferenceSession(path)
+def run(path: Path, *inputs: Tensor, **configuration: str) -> Tensor:
+    options = onnxruntime.SessionOptions()
+    for key, value in configuration.items():
+        options.add_session_config_entry(f"session.{key}", value)
+    session = onnxruntime.InferenceSession(path, options)
     names = [one.name for one in session.get_inputs()]
     (found,) = session.run(None, dict(zip(names, (one.numpy() for one in inputs), strict=True)))
     return torch.from_numpy(np.asarray(found))
@@ -100,6 +103,16 @@ def test_dynamic_layers_are_equal(tmp_path):
     x[3] = 0
     export_onnx(model, x, tmp_path / "model.onnx")
     torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x), rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_weights_with_a_zero_point_meet_floats_where_the_runtime_is_told_so(tmp_path):
+    x = torch.randn(2, 3, 64)
+    model = quantize(nn.Sequential(nn.Linear(64, 16)), "int8-weight-only", symmetric=False)
+    export_onnx(model, x, tmp_path / "model.onnx")
+    found = run(tmp_path / "model.onnx", x, qdq_matmulnbits_accuracy_level="1")
+    torch.testing.assert_close(found, model(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run(tmp_path / "model.onnx", x), model(x), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic", "weight-only"])
