@@ -44,6 +44,14 @@ def test_arrays_become_tensors_and_numpy_scalars_become_pythons(tmp_path: Path, 
     assert type(loaded["scalar"]) in (bool, int, float)
 
 
+@pytest.mark.parametrize("array", [np.array(2.5), np.arange(6.0, dtype=">f4")[::-2]])
+def test_arrays_keep_their_shape_and_take_the_machines_byte_order(tmp_path: Path, array: np.ndarray) -> None:
+    save_checkpoint(tmp_path / "a.pt", {"array": array})
+    loaded = load_checkpoint(tmp_path / "a.pt")["array"].numpy()
+    assert loaded.shape == array.shape
+    np.testing.assert_array_equal(loaded, array)
+
+
 @pytest.mark.parametrize("generator", ["MT19937", "Philox", "PCG64"])
 def test_the_states_of_numpys_generators_are_taken(tmp_path: Path, generator: str) -> None:
     state = getattr(np.random, generator)(0).state

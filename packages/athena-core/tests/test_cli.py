@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_distributions import HEAD, plugin_source, write_distribution
 
-from athena_core import AthenaError, saved_run
+from athena_core import AthenaError, Run, _launch, load, saved_run
 from athena_core._cli import main
 
 RECIPES = f"""{HEAD}
@@ -165,6 +166,7 @@ def test_a_closed_pipe_is_no_error(recipes: Path) -> None:
         (["run", "walk", "--seed", str(2**70)], "`seed` must be a whole number from 0 to"),
         (["run", "walk", "--seeds", "3:1"], "`--seeds` must be a range such as 0:10"),
         (["run", "walk", "--seeds", "0:2000000000"], "`--seeds` must be a range such as 0:10"),
+        (["run", "walk", "--seeds", f"0:{2**63}"], "of 1 to 10000 different seeds from 0"),
         (["run", "walk", "--out", ""], "argument --out: got an empty value"),
         (["run", "walk", "--device", ""], "argument --device: got an empty value"),
         (
@@ -288,6 +290,60 @@ def test_several_seeds_make_a_run_each_and_are_reported(
     assert code == 0
     assert "place" in out
     assert list((tmp_path / "report").glob("*.png"))
+
+
+def test_runs_of_the_same_second_have_a_folder_each(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(_launch.time, "strftime", lambda _: "20260101-120000")
+    prepare = Run.prepare
+
+    def last_comes_first(run: Run) -> None:
+        monkeypatch.setattr(Run, "prepare", prepare)
+        assert main(["run", "walk", "--out", str(tmp_path), "--seed", "1"]) == 0
+        run.prepare()
+
+    monkeypatch.setattr(Run, "prepare", last_comes_first)
+    assert athena(capsys, "run", "walk", "--out", tmp_path)[0] == 0
+    names = sorted(path.parent.name for path in tmp_path.glob("*/summary.json"))
+    assert names == ["walk-20260101-120000", "walk-20260101-120000-2"]
+
+
+@pytest.mark.parametrize("failing", [{"turn": 2}, {"late": True}])
+def test_a_seed_that_fails_leaves_the_others_to_a_resume(
+    recipes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    failing: dict[str, Any],
+) -> None:
+    walk = load("recipe", "walk")
+    whole = walk.run
+
+    def fails_with_seed_1(recipe: Any, run: Run) -> Any:
+        return whole(replace(recipe, **failing) if run.seed == 1 else recipe, run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(walk, "run", fails_with_seed_1)
+        complaint(capsys, "run", "walk", "--out", tmp_path / "runs", "--seeds", "0:4")
+    folder = only_run(tmp_path / "runs")
+    assert athena(capsys, "run", "--resume", folder)[0] == 0
+    states = {
+        path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("*/summary.json")
+    }
+    assert states == dict.fromkeys(("seed-0", "seed-1", "seed-2", "seed-3"), "complete")
+
+
+def test_commands_to_go_on_with_are_quoted(
+    recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = athena(capsys, "run", "walk", "--out", "my runs", "--seeds", "0:2")
+    folder = only_run(Path("my runs"))
+    assert f"athena report '{folder}'" in out
+    (folder / "seed-0" / "summary.json").write_text('{"status": "interrupted"}')
+    assert f"athena run --resume '{folder}/seed-0'" in complaint(capsys, "report", folder)
+    assert "pip install -e 'my runs/a-plugin'" in athena(capsys, "new", "my runs/a-plugin")[1]
 
 
 def test_a_mistake_found_late_leaves_no_folder(
@@ -425,9 +481,9 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(
     recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    assert "cannot make the run's folder" in complaint(
-        capsys, "run", "walk", "--out", tmp_path / "file" / "runs"
-    )
+    (tmp_path / "link").symlink_to("absent")
+    for out in ("file", "file/runs", "link"):
+        assert "cannot make the run's folder" in complaint(capsys, "run", "walk", "--out", tmp_path / out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -39,6 +39,11 @@ def strict(params: object, total: int, rate: int, inner: Callable[..., int] = le
     return params, total, rate, inner
 
 
+@dataclass
+class Size:
+    width: int = 1
+
+
 @dataclass(kw_only=True)
 class Experiment(Recipe):
     """An experiment.
@@ -130,6 +135,13 @@ def test_an_option_may_be_spelled_with_hyphens() -> None:
     assert read("--eval-every", "3", recipe=Spelled).eval_every == 3
 
 
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
+def test_a_number_that_is_not_finite_is_spelled_as_python_and_toml_do(text: str) -> None:
+    recipe = read("--optimizer.lr", text, "--optimizer.note", text, "--text", text)
+    assert repr(recipe.optimizer.options["lr"]) == text
+    assert (recipe.optimizer.options["note"], recipe.text) == (text, text)
+
+
 def test_null_on_the_command_line_is_none() -> None:
     assert read("--text", "null").text is None
 
@@ -144,6 +156,8 @@ def test_null_on_the_command_line_is_none() -> None:
         (["--optimizer.lr", "x"], r"option `optimizer\.lr` must be float; got x\."),
         (["--mode", "middling"], r"option `mode` must be Literal\['fast', 'slow'\]; got middling\."),
         (["--steps"], r"option `--steps` needs a value\."),
+        (["--steps", ""], r"option `steps` must be int; got an empty text\."),
+        (["--layers+", "3"], r"unknown option `--layers\+`\. Did you mean `--layers`\?"),
         (["--data="], r"option `--data` must be a path; got an empty one\."),
         (["stray"], r"got `stray` where an option such as `--steps` was expected\."),
         (["--optimizer", "strict"], r"required: optimizer\.total, optimizer\.rate"),
@@ -161,6 +175,7 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: s
     ("values", "says"),
     [
         ({"stepz": 3}, r"file\.toml: unknown option `stepz`\. Did you mean `steps`\?"),
+        ({"layers+": [3]}, r"file\.toml: unknown option `layers\+`\. Did you mean `layers`\?"),
         ({"optimizer": {"lrr": 3}}, r"file\.toml: unknown option `optimizer\.lrr`\."),
         ({"optimizer": 3}, r"file\.toml: `optimizer` must be a name or a table with one; got 3\."),
         ({"optimizer": {"name": 3}}, r"file\.toml: `optimizer\.name` must be a string; got 3\."),
@@ -186,6 +201,16 @@ def test_a_field_that_is_an_option_of_the_command_itself_is_refused() -> None:
 
     with pytest.raises(AthenaError, match="the field `seed` is an option of `athena run` itself"):
         read(recipe=Taken)
+
+
+def test_a_field_that_is_a_dataclass_is_refused() -> None:
+    @dataclass(kw_only=True)
+    class Nested(Experiment):
+        inner: Size | None = None
+
+    says = "the field `inner` must be of a type that TOML can hold; got .*Size"
+    with pytest.raises(AthenaError, match=says):
+        read(recipe=Nested)
 
 
 def test_a_value_that_toml_cannot_hold_is_named_by_its_key() -> None:
@@ -287,3 +312,6 @@ def test_a_union_that_fits_no_type_is_one_line_of_its_types(athena_host: PluginH
     athena_host.register(Union(), "union")
     with pytest.raises(AthenaError, match=r"option `optimizer\.lr` must be float \| bool; got fast\."):
         read("--optimizer", "union", "--optimizer.lr", "fast")
+    says = r"option `optimizer\.lr` must be float \| bool; got an empty text\."
+    with pytest.raises(AthenaError, match=says):
+        read("--optimizer", "union", "--optimizer.lr", "")

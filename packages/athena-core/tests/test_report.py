@@ -88,6 +88,15 @@ def test_metric_with_a_slash_stays_inside_the_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "report"]
 
 
+def test_an_option_that_looks_like_a_formula_is_only_text(tmp_path):
+    for number, pattern in enumerate(["^a$|b{$", "c"]):
+        for seed in range(2):
+            make_run(tmp_path / f"{number}-{seed}", seed, pattern=pattern)
+    text = report([tmp_path], tmp_path / "report")
+    assert "pattern=^a$|b{$" in text
+    assert (tmp_path / "report" / "final-bpb.png").exists()
+
+
 def test_one_seed_says_that_no_interval_can_be_given(tmp_path):
     text = report(
         [make_run(tmp_path / "a", 3), make_run(tmp_path / "b", 3, optimizer="adamw")], tmp_path / "out"

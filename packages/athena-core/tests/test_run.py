@@ -197,6 +197,25 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / names[0])["step"] == 4
 
 
+def test_the_newest_checkpoint_is_that_of_the_highest_step_also_beyond_eight_digits(tmp_path: Path) -> None:
+    steps = range(10**8 - 2, 10**8 + 2)
+    with make(tmp_path / "run") as run:
+        for step in steps:
+            run.checkpoint({"at": step}, step=step)
+    with make(tmp_path / "run") as run:
+        assert run.restore() == {"at": steps[-1]}
+
+
+def test_a_configuration_with_tuples_is_resumed(tmp_path: Path) -> None:
+    config = {"sizes": (64, 64), "net": {"layers": [(1, 2.0)]}}
+    for total in (1, 2):
+        with make(tmp_path / "run", config=config) as run:
+            train(run, total)
+    says = r"changed: sizes \(\[64, 64\] -> \[64\]\)"
+    with pytest.raises(AthenaError, match=says), make(tmp_path / "run", config={**config, "sizes": (64,)}):
+        pass
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(state: Any, file: Any) -> None:
         """As torch does when its zip file cannot be ended either."""
@@ -225,6 +244,13 @@ def test_an_unwritable_folder_is_one_line() -> None:
             pass
 
 
+def test_an_empty_folder_is_as_good_as_none(tmp_path: Path) -> None:
+    with make(tmp_path, config={"a": 1}) as run:
+        train(run, 1)
+    assert (tmp_path / "config.toml").read_text() == "a = 1\n"
+    assert summary(tmp_path)["status"] == "complete"
+
+
 def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AthenaError, match="cannot make the run's folder"), make(tmp_path / "file" / "run"):
@@ -242,6 +268,17 @@ def test_a_step_is_logged_once(tmp_path: Path) -> None:
         run.log(3, loss=1.0)
         with pytest.raises(ValueError, match="`step` must grow, one call a step; got 3 after 3"):
             run.log(3, accuracy=1.0)
+
+
+@pytest.mark.parametrize("metrics", [None, {"name": "best"}, {"epoch": None}])
+def test_metrics_that_are_no_numbers_are_refused_by_name(tmp_path: Path, metrics: Any) -> None:
+    says = rf"`{next(iter(metrics or ['metrics']))}` must be a .*number"
+    with pytest.raises(TypeError, match=says), make(tmp_path / "run") as run:
+        run.finish(metrics)
+    assert summary(tmp_path / "run")["status"] == "failed"
+    with make(tmp_path / "run") as run:  # it is free again
+        with pytest.raises(TypeError, match="the metric `loss` must be a number; got 'x'"):
+            run.log(1, loss="x")  # type: ignore[arg-type]
 
 
 def test_lines_of_before_the_steps_stand_and_come_once(tmp_path: Path) -> None:
@@ -329,6 +366,14 @@ def test_a_run_that_ends_without_a_word_is_complete_with_its_last_metrics(tmp_pa
         run.log(1, loss=0.5, bound=float("inf"))
     assert summary(tmp_path / "run")["status"] == "complete"
     assert summary(tmp_path / "run")["metrics"] == {"loss": 0.5, "bound": None}
+
+
+def test_a_run_at_its_end_keeps_its_last_metrics_when_it_is_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with make(tmp_path / "run") as run:
+            for step in run.steps(2):
+                run.log(step, loss=1 / step, best=float("nan"))
+        assert summary(tmp_path / "run")["metrics"] == {"loss": 0.5, "best": None}
 
 
 def test_a_loop_left_early_is_complete_only_if_the_recipe_says_so(tmp_path: Path) -> None:
@@ -557,6 +602,14 @@ def test_progress_tells_the_metrics_the_rate_and_the_time_left(
     text = capsys.readouterr().out
     assert "step 3/3  loss 0.5" in text
     assert "tokens/s  0:00 left" in text
+
+
+def test_a_bar_in_a_terminal_may_hold_another(tmp_path: Path) -> None:
+    with open(os.devnull, "w") as terminal:  # noqa: PTH123
+        console = Console(force_terminal=True, file=terminal)
+        with Run(tmp_path / "run", device="cpu", console=console) as run:
+            for _ in run.steps(2):
+                assert list(run.progress(range(3))) == [0, 1, 2]
 
 
 def test_progress_in_a_terminal_is_a_bar(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "my-plugin").iterdir()] == ["work.py"]
 
 
-@pytest.mark.parametrize("name", ["class", "json", "torch", "athena-core"])
+@pytest.mark.parametrize("name", ["class", "none", "run", "f", "json", "torch", "athena-core"])
 def test_a_name_that_is_taken_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(AthenaError, match="is a word of Python or an installed package"):
         make(tmp_path / name)

@@ -85,6 +85,17 @@ def test_no_plugins(two: Path, monkeypatch: pytest.MonkeyPatch, value: str, off:
     assert states() == {"athena-core": "active", "foo-bar": other, "other": other}
 
 
+def test_a_folder_that_cannot_be_searched_is_one_line(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(
+        AthenaError, match=r"plugins\.toml cannot be read: Permission denied\. Set ATHENA_CONFIG"
+    ):
+        PluginHost().components()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -90,7 +90,8 @@ def _portable(value: Any, path: str) -> Any:
     if isinstance(value, np.generic) and not isinstance(value, np.void):
         return _portable(value.item(), path)
     if type(value) is np.ndarray and value.dtype.kind in "biufc" and value.dtype != np.longdouble:
-        return torch.from_numpy(np.ascontiguousarray(value))
+        native = value.dtype.newbyteorder("=")  # torch has no other
+        return torch.from_numpy(np.asarray(value, native, order="C"))
     raise TypeError(
         f"`{path}` holds a {type(value).__name__}; a checkpoint takes tensors, arrays and primitives."
     )

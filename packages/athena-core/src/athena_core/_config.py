@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,12 @@ def resolve(
         raise AthenaError(
             f"recipe {name}: the field `{min(taken)}` is an option of `athena run` itself; rename it."
         )
+    for field, hint in _hints(recipe).items():
+        if field not in slots(recipe) and any(map(is_dataclass, _alternatives(hint))):
+            raise AthenaError(
+                f"recipe {name}: the field `{field}` must be of a type that TOML can hold; got "
+                f"{_spelled(hint)}. Use fields of the recipe, a dictionary, or a `component`."
+            )
     reading = _Reading(recipe, arguments, values, name, source)
     return reading.recipe()
 
@@ -79,12 +85,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """The keys in which two configurations differ, each with both values."""
     lines = []
     for key in [*old, *(k for k in new if k not in old)]:
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        before, after = _listed(old.get(key, _ABSENT)), _listed(new.get(key, _ABSENT))
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
         elif before != after and repr(before) != repr(after):  # NaN differs from itself, not in its spelling
             lines.append(f"{prefix}{key} ({before!r} -> {after!r})")
     return lines
+
+
+def _listed(value: Any) -> Any:
+    """A value as TOML gives it back, which has no tuples."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class _Absent:
@@ -162,6 +175,8 @@ class _Reading:
             add(target, field, skip=_given(target, slot), fail_untyped=False)
             options = {f"{field}.{option}": value for option, value in chosen.options.items()}
             parser.set_defaults({f"{field}.name": chosen.name, **options})
+        for action in parser._actions:  # `--layers+`, jsonargparse's own, appends to no list of a file
+            action.option_strings = [text for text in action.option_strings if not text.endswith("+")]
         return parser
 
     def _refuse_unknown(self) -> None:
@@ -178,13 +193,16 @@ class _Reading:
                     raise AthenaError(f"{self.source}: unknown option `{path}`. {nearest(path, known)}")
 
     def _parsed(self) -> dict[str, Any]:
-        merged = copy.deepcopy(self.values)  # jsonargparse converts lists and tables in place
+        merged: dict[str, Any] = copy.deepcopy(self.values)  # jsonargparse converts in place
         for path, text in self.texts.items():
             key, _, option = path.partition(".")
+            types = _alternatives(_hints(self.targets.get(key, self.type)).get(option or key))
+            # Python's and TOML's spelling; YAML's is `.inf`, and takes this one for a string.
+            value = float(text) if text in ("inf", "-inf", "nan") and float in types else text
             if option:
-                merged.setdefault(key, {})[option] = text
+                merged.setdefault(key, {})[option] = value
             else:
-                merged[key] = text
+                merged[key] = value
         try:
             parsed = self.parser.parse_object(merged, defaults=True).as_dict()
         except argparse.ArgumentError as error:
@@ -302,11 +320,12 @@ def _one_line(message: str) -> str:
     """jsonargparse's message in one line: the key, what was expected, what was received."""
     text = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
     text = re.sub(r"<(?:class|enum) '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
-    simple = re.fullmatch(r'Parser key "([^"]+)": Expected (?:a |an )?(.*)\. Got value: (.*)', text)
+    simple = re.fullmatch(r'Parser key "([^"]+)": Expected (?:a |an )?(.*)\. Got value: ?(.*)', text)
     if simple:
-        return "option `{}` must be {}; got {}.".format(*simple.groups())
-    union = re.fullmatch(r'Parser key "([^"]+)": .*? Subtypes: \[(.*?)\] .*Given value: (.*)', text)
+        path, expected, value = simple.groups()
+        return f"option `{path}` must be {expected}; got {value or 'an empty text'}."
+    union = re.fullmatch(r'Parser key "([^"]+)": .*? Subtypes: \[(.*?)\] .*Given value: ?(.*)', text)
     if union:
         path, subtypes, value = union.groups()
-        return f"option `{path}` must be {subtypes.replace(', ', ' | ')}; got {value}."
+        return f"option `{path}` must be {subtypes.replace(', ', ' | ')}; got {value or 'an empty text'}."
     return re.sub(r'^Parser key "([^"]+)":', r"option `\1`:", text)

@@ -57,18 +57,18 @@ def _start(name: str | None, arguments: list[str], options: argparse.Namespace, 
     device = str(find_device(options.device or values.get("device", "auto")))
     recipe = resolve(recipe_class(name), arguments, recipe_fields(values), name=name, source=source)
     config = {"recipe": name, "device": device, **to_values(recipe)}
+    for tracker in options.tracker:
+        load("tracker", tracker)  # before anything is made
     folder = _new_folder(options.out or Path("runs"), name)
     runs = []
     for seed in seeds:
         place = folder if len(seeds) == 1 else folder / f"seed-{seed}"
         runs.append(_run(place, {**config, "seed": seed}, options, folder, console))
-    for tracker in options.tracker:
-        load("tracker", tracker)  # before anything is made
     for run in runs:  # all folders first: a resume finds the seeds that were not begun
         run.prepare()
     _execute([(recipe, run) for run in runs], folder, console)
     if len(runs) > 1:
-        _show(console, {"all seeds": folder, "compare": f"athena report {folder}"})
+        _show(console, {"all seeds": folder, "compare": f"athena report {shlex.quote(str(folder))}"})
 
 
 def _resume(name: str | None, arguments: list[str], options: argparse.Namespace, console: Console) -> None:
@@ -106,8 +106,14 @@ def _execute(pairs: Sequence[tuple[Recipe, Run]], folder: Path, console: Console
             if run.signal is not None:  # it came too late to stop this run
                 raise KeyboardInterrupt(run.signal)
     except AthenaError:
+        first = pairs[0][1]
+        first.discard_unused()
+        begun = first.dir.exists()
         for _, run in pairs:
-            run.discard_unused()
+            if begun:
+                run.prepare()  # a resume finds all seeds, also one that left no trace
+            else:
+                run.discard_unused()
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise
@@ -206,7 +212,10 @@ def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
         raise AthenaError("`--seed` and `--seeds` exclude each other; give one.")
     try:
         first, colon, end = options.seeds.partition(":")
-        seeds = range(int(first), int(end)) if colon else [int(s) for s in options.seeds.split(",")]
+        if colon:
+            seeds = range(int(first), int(end))[: MOST_SEEDS + 1]  # `len` takes no range of 2^63
+        else:
+            seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         seeds = []
     if (
@@ -216,18 +225,27 @@ def _seeds(options: argparse.Namespace, values: Mapping[str, Any]) -> list[int]:
         or max(seeds) >= SEEDS
     ):
         raise AthenaError(
-            f"`--seeds` must be a range such as 0:10 or a list such as 0,3,5; got {options.seeds!r}."
+            f"`--seeds` must be a range such as 0:10 or a list such as 0,3,5, of 1 to {MOST_SEEDS} different "
+            f"seeds from 0 to {SEEDS - 1}; got {options.seeds!r}."
         )
     return list(seeds)
 
 
 def _new_folder(out: Path, name: str) -> Path:
+    """An empty folder, made here, so that processes that start in the same second get one each."""
     stem = f"{name.replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, count = out / stem, 1
-    while folder.exists():
-        count += 1
-        folder = out / f"{stem}-{count}"
-    return folder
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                count += 1
+                folder = out / f"{stem}-{count}"
+    except OSError as error:
+        raise AthenaError(f"cannot make the run's folder {folder}: {error.strerror}.") from error
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,11 @@ def _read(folder: Path) -> _Finished:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AthenaError(f"{folder}: summary.json or metrics.jsonl is damaged: {error!r}.") from error
     if status != "complete":
-        remedy = f"Go on with: athena run --resume {folder}" if status != "failed" else "Start a new run."
+        remedy = (
+            f"Go on with: athena run --resume {shlex.quote(str(folder))}"
+            if status != "failed"
+            else "Start a new run."
+        )
         raise AthenaError(f"{folder}: not complete but {status}. {remedy}")
     if not isinstance(final, dict) or not final or not all(map(_is_finite, final.values())):
         raise AthenaError(f"{folder}: the final metrics must be finite numbers, at least one; got {final!r}.")
@@ -218,14 +223,17 @@ def _draw(groups: Mapping[str, Sequence[_Finished]], scores: Scores, out: Path) 
     n_seeds = len(next(iter(groups.values())))
     title = f"IQM of {n_seeds} seeds, 95 % interval" if n_seeds > 1 else "one seed"
     for metric in dict.fromkeys(metric for runs in groups.values() for metric in runs[0].curves):
-        curves = {label: _curve(runs, metric) for label, runs in groups.items() if metric in runs[0].curves}
+        logged = {_drawn(label): runs for label, runs in groups.items() if metric in runs[0].curves}
+        curves = {label: _curve(runs, metric) for label, runs in logged.items()}
         pictures[f"curve-{metric}"] = figures.learning_curves(
-            curves, x_label="step", y_label=metric, title=title
+            curves, x_label="step", y_label=_drawn(metric), title=title
         )
     for metric, by_label in scores.items():
         if n_seeds > 1 and len(by_label) > 1:
-            ends = {label: stats.bootstrap_interval(values, rng=_RNG) for label, values in by_label.items()}
-            pictures[f"final-{metric}"] = figures.intervals(ends, x_label=f"final {metric}", title=title)
+            ends = {_drawn(label): stats.bootstrap_interval(v, rng=_RNG) for label, v in by_label.items()}
+            pictures[f"final-{metric}"] = figures.intervals(
+                ends, x_label=f"final {_drawn(metric)}", title=title
+            )
     paths = {out / f"{quote(name, safe='')}.png": figure for name, figure in pictures.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -234,6 +242,11 @@ def _draw(groups: Mapping[str, Sequence[_Finished]], scores: Scores, out: Path) 
     except OSError as error:
         raise AthenaError(f"{out}: no pictures can be written: {error.strerror}. Choose `--out`.") from error
     return list(paths)
+
+
+def _drawn(label: str) -> str:
+    """A label for matplotlib, which takes what stands between two dollars for a formula."""
+    return label.replace("$", r"\$")
 
 
 def _curve(runs: Sequence[_Finished], metric: str) -> tuple[stats.Array, stats.Band | stats.Array]:

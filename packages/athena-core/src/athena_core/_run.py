@@ -66,7 +66,7 @@ class Run:
     `Interrupted`; outside `steps` they raise at once. Leaving it writes ``summary.json``.
 
     Args:
-        dir: the run's folder; if it exists, the run in it is resumed.
+        dir: the run's folder; if there is one already that is not empty, the run in it is resumed.
         config: the configuration, plain data; on a resume it must equal the one in the folder.
         seed: of the global generators.
         device: a `torch.device` or a request as in `athena_core.device`.
@@ -166,12 +166,18 @@ class Run:
         """Note the final metrics: the run is complete, also if it left the loop of steps early.
 
         A run that came to its end without it is complete with the metrics logged last.
+
+        Raises TypeError for what is not numbers by name.
         """
+        if not isinstance(metrics, Mapping):
+            raise TypeError(
+                f"`metrics` must be a dictionary of numbers, as `Recipe.run` returns; got {metrics!r}."
+            )
         self._final = _numbers(metrics)
 
     def prepare(self) -> None:
         """Make the folder, with its configuration inside or not at all; or check the one there is."""
-        if self.dir.exists():
+        if self.dir.exists() and not _is_empty(self.dir):
             saved = _toml.read(self.dir / "config.toml")
             check_configuration(self.dir, saved, self.config, "config.toml")
         else:
@@ -192,6 +198,7 @@ class Run:
                 "put the whole file back, or start a new run."
             )
         self._metrics.truncate(kept)
+        self._latest = self._metrics.last()  # of a run at its end, which logs nothing more, the final ones
         self._logged_before = -1 if self._saved is None else self._saved["logged"]
 
     @contextmanager
@@ -245,7 +252,8 @@ class Run:
         Log what a resumed run would log again bit for bit: losses, not times. A resumed run that comes
         by a step of before the checkpoint once more adds no second line.
 
-        Raises ValueError if ``step`` was logged already, AthenaError if the disk is full.
+        Raises ValueError if ``step`` was logged already, TypeError for a metric that is not a number,
+        AthenaError if the disk is full.
         """
         if step <= self._logged:
             raise ValueError(
@@ -385,5 +393,13 @@ class Run:
         return check_finite(step, model, loss)
 
 
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    numbers = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"the metric `{name}` must be a number; got {number!r}. Leave it out.")
+    return numbers

@@ -34,6 +34,8 @@ def make_folder(folder: Path, config: Mapping[str, Any], device: torch.device) -
             text = json.dumps(environment(device), indent=1)
             (temporary / "environment.json").write_text(text, encoding="utf-8")
             temporary.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()  # an empty one, which a rename does not replace everywhere
             temporary.rename(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +71,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The run's checkpoints, the newest last."""
-    return sorted((folder / "checkpoints").glob("step-*.pt"))
+    found = (folder / "checkpoints").glob("step-*.pt")
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # numbers of over 8 digits too
 
 
 def newest_checkpoint(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

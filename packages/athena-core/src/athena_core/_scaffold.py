@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import shlex
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -35,14 +36,21 @@ def make(folder: Path) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise AthenaError(f"a package's name is lower case, words joined by `-`; got `{name}`.")
     module = name.replace("-", "_")
-    if keyword.iskeyword(module) or importlib.util.find_spec(module) is not None:
-        raise AthenaError(f"`{name}` is a word of Python or an installed package; choose another name.")
+    recipe = "".join(word.capitalize() for word in name.split("-"))
+    taken = recipe in ("F", "Run") or any(
+        map(keyword.iskeyword, (module, recipe))
+    )  # F, Run: by the templates
+    if taken or importlib.util.find_spec(module) is not None:
+        raise AthenaError(
+            f"`{name}` is a word of Python or an installed package, or the new one's code has it; choose "
+            "another name."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AthenaError(f"{folder} is there already, and not an empty folder; choose another.")
     words = {
         "name": name,
         "module": module,
-        "recipe": "".join(word.capitalize() for word in name.split("-")),
+        "recipe": recipe,
         **_core_bounds(),
     }
     templates = resources.files("athena_core") / "templates"
@@ -50,12 +58,13 @@ def make(folder: Path) -> str:
         path = folder / Template(place).substitute(words)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_filled(templates / source, words), encoding="utf-8")
+    quoted = shlex.quote(str(folder))
     return (
         f"made {folder}\n"
-        f"install it:  pip install -e {folder}\n"
+        f"install it:  pip install -e {quoted}\n"
         f"find it:     athena list recipe\n"
         f"run it:      athena run {name}\n"
-        f"test it:     pip install pytest && pytest {folder}"
+        f"test it:     pip install pytest && pytest {quoted}"
     )
 
 

@@ -88,8 +88,12 @@ def _refuse_unknown(name: str) -> None:
 def _stored() -> dict[str, Any]:
     """Read the config file whole, so that what a later version keeps there survives a rewrite."""
     file = config_file()
-    if not file.exists():
-        return {"disabled": []}
+    try:
+        if not file.exists():
+            return {"disabled": []}
+    except OSError as error:  # of a folder that cannot be searched, as another user's
+        hint = "Set ATHENA_CONFIG_DIR to a folder that can be read."
+        raise AthenaError(f"{file} cannot be read: {error.strerror}. {hint}") from error
     from athena_core._toml import read
 
     stored = read(file)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,6 +66,14 @@ class JsonLines(Tracker):
     def truncate(self, size: int) -> None:
         """Drop the lines behind ``size`` bytes: those of steps that are going to be done again."""
         os.ftruncate(self._file, size)
+
+    def last(self) -> dict[str, float]:
+        """The metrics of the last line; none where there is no line."""
+        with self.path.open("rb") as file:
+            metrics = json.loads(next(iter(deque(file, maxlen=1)), b"{}"))
+        return {
+            name: math.nan if value is None else value for name, value in metrics.items() if name != "step"
+        }
 
     def close(self) -> None:
         os.close(self._file)

@@ -11,8 +11,8 @@ from typing import Any
 
 from athena_core import _discovery
 from athena_core._component import Component, Kind
-from athena_core._errors import AthenaError
-from athena_core._host import PluginHost, default_host
+from athena_core._errors import AthenaError, nearest
+from athena_core._host import Offer, PluginHost, default_host
 from athena_core._target import resolve, unmet_requirements
 from athena_core.testing._check import Check
 
@@ -31,10 +31,14 @@ def check_plugin(distribution: str) -> Iterator[Check]:
     >>> [check.name for check in check_plugin("athena-core")][:2]
     ['metadata', 'import purity']
     """
-    found = [f for f in _discovery.scan() if f.distribution == _discovery.normalise(distribution)]
+    installed = _discovery.scan()
+    found = [f for f in installed if f.distribution == _discovery.normalise(distribution)]
+    if not found:
+        hint = nearest(distribution, [f.distribution for f in installed])
+        raise AthenaError(f"no installed distribution `{distribution}` has an Athena plugin. {hint}")
     yield Check("metadata", partial(_check_metadata, distribution))
     for entry in found:
-        yield Check("import purity", partial(_check_purity, entry.value))
+        yield Check("import purity", partial(_check_purity, entry.value.partition(":")[0]))
     host = default_host()
     yield Check("loads", partial(_check_loads, host, distribution))
     for kind in host.kinds():
@@ -42,7 +46,7 @@ def check_plugin(distribution: str) -> Iterator[Check]:
             yield Check(f"kind {kind.name}: targets resolve", partial(_check_kind, kind))
     for offer in host.offers():
         if offer.distribution == _discovery.normalise(distribution):
-            yield from _component_checks(host, offer.component)
+            yield from _component_checks(host, offer)
     for offer in host.kernels():
         if offer.distribution == _discovery.normalise(distribution):
             from athena_core.testing._kernels import kernel_checks
@@ -91,8 +95,8 @@ def _check_metadata(distribution: str) -> None:
     if _discovery.normalise(distribution) != _discovery.CORE:
         assert core, f"{distribution} does not require {_discovery.CORE}"
         operators = {s.operator for s in core[0].specifier}
-        assert ">=" in operators, f"`{core[0]}` needs a lower bound"
-        assert operators & {"<", "<=", "~="}, f"`{core[0]}` needs an upper bound"
+        assert operators & {">", ">=", "~=", "=="}, f"`{core[0]}` needs a lower bound"
+        assert operators & {"<", "<=", "~=", "=="}, f"`{core[0]}` needs an upper bound"
     assert data["Summary"], f"{distribution} has no summary"
 
 
@@ -116,44 +120,49 @@ def _check_kind(kind: Kind) -> None:
         resolve(target)
 
 
-def _component_checks(host: PluginHost, component: Component) -> Iterator[Check]:
+def _component_checks(host: PluginHost, offer: Offer) -> Iterator[Check]:
+    component = offer.component
     label = f"{component.kind}/{component.name}"
+    load = partial(host.load, component.kind, f"{offer.distribution}/{component.name}")
     if unmet_requirements(component.requires):
-        yield Check(f"{label}: says what to install", partial(_check_refusal, host, component))
+        yield Check(f"{label}: says what to install", partial(_check_refusal, component, load))
         return
-    yield Check(f"{label}: target resolves", partial(host.load, component.kind, component.name))
+    yield Check(f"{label}: target resolves", load)
     yield Check(f"{label}: kind is declared", partial(host.kind, component.kind))
     if component.kind not in {kind.name for kind in host.kinds()}:
         return  # the check above says so
     kind = host.kind(component.kind)
     if kind.example:
-        build = partial(_build, host, kind, component)
+        build = partial(_build, kind, load)
         yield Check(f"{label}: builds with the interface", partial(_check_interface, kind, build))
         if _has_state(build):
             yield Check(f"{label}: reproducible from a seed", partial(_check_reproducible, build))
             yield Check(f"{label}: state round trip", partial(_check_state, build))
     if kind.checks:
-        target = host.load(component.kind, component.name)
+        try:
+            target = load()
+        except AthenaError:
+            return  # the check above says so
         for check in resolve(kind.checks)(component, target):
             yield Check(f"{label}: {check.name}", check.run)
 
 
-def _check_refusal(host: PluginHost, component: Component) -> None:
+def _check_refusal(component: Component, load: Callable[[], Any]) -> None:
     try:
-        host.load(component.kind, component.name)
+        load()
         message = "it loads"
     except AthenaError as error:
         message = str(error)
     assert "pip install" in message, f"{component.requires} are not met: {message}"
 
 
-def _build(host: PluginHost, kind: Kind, component: Component) -> Any:
+def _build(kind: Kind, load: Callable[[], Any]) -> Any:
     import torch
 
     from athena_core._rng import seed_all
 
     seed_all(0, torch.device("cpu"))
-    return resolve(kind.example)(host.load(component.kind, component.name))
+    return resolve(kind.example)(load())
 
 
 def _has_state(build: Callable[[], Any]) -> bool:
