@@ -247,8 +247,9 @@ def test_bad_options_and_sparse_gradients_are_refused():
     with pytest.raises(ValueError, match="`nonfinite` must be"):
         CentralizedGradients(inner, nonfinite="drop")
     inner.param_groups[0]["params"][0].grad = torch.ones(3, 2).to_sparse()
-    with pytest.raises(RuntimeError, match="dense"):
-        CentralizedGradients(inner).step()
+    for options in ({}, {"max_norm": 1.0}, {"nonfinite": "skip"}):
+        with pytest.raises(RuntimeError, match="dense"):
+            CentralizedGradients(inner, **options).step()
 
 
 @pytest.mark.parametrize("axis", [0, 1])

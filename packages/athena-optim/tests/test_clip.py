@@ -174,3 +174,14 @@ def test_adamw_clips_as_the_functions_do(options, clip):
 def test_one_way_of_clipping_at_most():
     with pytest.raises(ValueError, match="at most one way of clipping; got `max_norm` and `adaptive_clip`"):
         AdamW([nn.Parameter(torch.ones(1))], max_norm=1.0, adaptive_clip=0.1)
+
+
+@pytest.mark.parametrize("clip", [clip_gradients, clip_gradients_by_value, clip_gradients_adaptively])
+def test_sparse_gradients_are_refused_by_name(clip):
+    gradients = [torch.ones(2), torch.ones(3, 2).to_sparse()]
+    parameters = [nn.Parameter(torch.zeros(gradient.shape)) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    with pytest.raises(RuntimeError, match=r"^gradients must be dense; parameter 1 has a sparse one"):
+        clip(parameters, 0.1)
+    assert torch.equal(gradients[0], torch.ones(2))

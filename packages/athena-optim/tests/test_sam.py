@@ -270,6 +270,8 @@ def test_sparse_gradients_and_a_bad_policy_are_refused():
     weight.grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(RuntimeError, match="dense"):
         SAM(torch.optim.SGD([weight])).perturb()
+    with pytest.raises(RuntimeError, match="dense"):
+        SAM(torch.optim.SGD([weight]), nonfinite="skip").step(lambda: weight.detach().sum())
 
 
 @pytest.mark.parametrize(("policy", "end"), [("raise", None), ("skip", [1.0, 1.0]), ("zero", [1.0, 1.0])])

@@ -128,11 +128,7 @@ def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> b
         grad = param.grad
         if grad is None:
             continue
-        if grad.layout != torch.strided:
-            raise RuntimeError(
-                f"gradients must be dense; parameter {index} has a sparse one ({grad.layout}). "
-                "Make its layer with sparse=False, or use torch.optim.SparseAdam for it."
-            )
+        check_dense(index, grad)
         if grad.is_complex() and not complex_too:
             raise RuntimeError(
                 f"gradients must be real; parameter {index} has {grad.dtype}. "
@@ -144,6 +140,15 @@ def check_gradients(params: Sequence[Tensor], *, complex_too: bool = False) -> b
                 f"parameter {index} has {grad.device}, {grad.dtype}. Zero the gradients after moving a model."
             )
     return False
+
+
+def check_dense(index: int, grad: Tensor) -> None:
+    """Raise RuntimeError if the gradient of parameter ``index`` is sparse."""
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"gradients must be dense; parameter {index} has a sparse one ({grad.layout}). "
+            "Make its layer with sparse=False, or use torch.optim.SparseAdam for it."
+        )
 
 
 def check_states(optimizer: Optimizer, params: Iterable[Tensor], names: Collection[str]) -> None:

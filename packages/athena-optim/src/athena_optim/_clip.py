@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from athena_optim._buckets import is_sharded, local, whole
-from athena_optim._checks import NonFinite
+from athena_optim._checks import NonFinite, check_dense
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -41,6 +41,15 @@ def with_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [p for p in {id(p): p for p in parameters}.values() if p.grad is not None]
 
 
+def _with_dense_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """`with_gradients`; raises RuntimeError for a sparse one, which torch's norms and clamps do not take."""
+    holders = with_gradients(parameters)
+    for index, holder in enumerate(holders):
+        assert holder.grad is not None
+        check_dense(index, holder.grad)
+    return holders
+
+
 @torch.no_grad()
 def clip_gradients(
     parameters: Iterable[Tensor], max_norm: float, *, nonfinite: Literal["raise", "zero"] = "raise"
@@ -62,7 +71,7 @@ def clip_gradients(
 
     Shape: returns the norm before clipping, a tensor without axes; of sharded gradients (DTensor), the
     norm of the whole tensors.
-    Raises ValueError if ``max_norm`` is not above 0, RuntimeError as said.
+    Raises ValueError if ``max_norm`` is not above 0, RuntimeError as said and for sparse gradients.
     Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1. Departs from it: the 1e-6 of
     `torch.nn.utils.clip_grad_norm_`, to which it is equal bit for bit on finite gradients.
 
@@ -78,7 +87,7 @@ def clip_gradients(
         raise ValueError(
             f"`nonfinite` must be 'raise' or 'zero'; got {nonfinite!r}. To skip, look at the norm."
         )
-    holders = with_gradients(parameters)
+    holders = _with_dense_gradients(parameters)
     norm = total_norm(holders)
     usable = norm
     if nonfinite == "zero":
@@ -106,7 +115,7 @@ def clip_gradients_by_value(parameters: Iterable[Tensor], max_value: float) -> N
         parameters: whose ``.grad`` is clipped.
         max_value: the bound :math:`c`.
 
-    Raises ValueError if ``max_value`` is not above 0.
+    Raises ValueError if ``max_value`` is not above 0, RuntimeError for sparse gradients.
     Source: Mikolov 2012, PhD thesis (Brno), section 3.3.2; `torch.nn.utils.clip_grad_value_`, to which
     it is equal. Departs from it: no.
 
@@ -117,7 +126,7 @@ def clip_gradients_by_value(parameters: Iterable[Tensor], max_value: float) -> N
     tensor([ 1.0000, -0.5000])
     """
     check_clipping({"max_value": max_value})
-    for alike in by_mesh(with_gradients(parameters)):
+    for alike in by_mesh(_with_dense_gradients(parameters)):
         torch.nn.utils.clip_grad_value_(alike, max_value)
 
 
@@ -138,7 +147,7 @@ def clip_gradients_adaptively(
         ratio: :math:`\lambda`.
         eps: least norm :math:`\epsilon` of weights, so that those at 0 can learn.
 
-    Raises ValueError if ``ratio`` or ``eps`` is not above 0.
+    Raises ValueError if ``ratio`` or ``eps`` is not above 0, RuntimeError for sparse gradients.
     Source: Brock et al. 2021, arXiv:2102.06171, equation 3. Departs from it: no.
 
     >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
@@ -150,7 +159,7 @@ def clip_gradients_adaptively(
     """
     check_clipping({"ratio": ratio})
     check_clipping({"eps": eps})
-    for parameter in with_gradients(parameters):
+    for parameter in _with_dense_gradients(parameters):
         grad = parameter.grad
         assert grad is not None
         axes = tuple(range(1, grad.ndim)) or None
@@ -218,7 +227,7 @@ def usable(parameters: Iterable[Tensor], nonfinite: NonFinite | None, norm: Tens
     """
     if nonfinite is None:
         return True
-    holders = with_gradients(parameters)
+    holders = _with_dense_gradients(parameters)
     finite = _all_finite(holders) if norm is None else torch.isfinite(norm)
     if nonfinite == "zero":
         zero_gradients(holders, ~finite)
@@ -244,7 +253,7 @@ def prepare(
     """Clip gradients in the one way that is given, and say whether a step may be taken, as `usable` does."""
     if (max_norm, max_value, adaptive_clip, nonfinite) == (None, None, None, None):
         return True
-    holders = with_gradients(parameters)
+    holders = _with_dense_gradients(parameters)
     if max_norm is not None:
         if nonfinite == "skip":
             norm = total_norm(holders)
