@@ -22,6 +22,13 @@ import torch
 from {name} import scale
 print(torch.compile(lambda x: scale(x) + 1, fullgraph=True)(torch.ones(3)).tolist())
 """
+NOTEBOOK = """
+import torch
+from athena_core import op
+FACTOR = {factor}
+scale = op("notebook::scale(Tensor x) -> Tensor", reference=lambda x: x * FACTOR)
+print(torch.compile(lambda x: scale(x) + 1, fullgraph=True)(torch.ones(3)).tolist())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +47,27 @@ def test_tag_names_the_package_once_and_keeps_the_users() -> None:
     assert ours.startswith("athena_core=")
 
 
-def test_function_without_a_file_is_known_by_its_code() -> None:
-    for body in (lambda x: x + 1, lambda x: x * x):
-        tag_compile_cache(FunctionType(body.__code__, {"__name__": "nowhere"}))
+def test_function_without_a_file_is_not_served_from_the_cache() -> None:
+    body = FunctionType((lambda x: x * 2).__code__, {"__name__": "nowhere"})
+    for _ in range(2):
+        tag_compile_cache(body)
     assert len(set(torch.compiler.config.cache_key_tag.split())) == 3
+
+
+def test_edited_notebook_is_not_served_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    for factor in (2, 5):
+        command = [sys.executable, "-W", "ignore", "-c", NOTEBOOK.format(factor=factor)]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == str([factor + 1.0] * 3)
+
+
+def test_program_may_come_through_a_pipe() -> None:
+    program = PACKAGE.format(name="piped", factor=3) + "import torch\nprint(scale(torch.ones(2)).tolist())\n"
+    ran = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, check=False)
+    assert (ran.stdout.strip(), ran.stderr) == ("[3.0, 3.0]", "")
 
 
 @pytest.mark.parametrize("layout", ["package", "module"])

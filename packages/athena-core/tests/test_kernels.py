@@ -143,6 +143,12 @@ def test_a_formula_that_forgets_a_gradient_raises():
         square(*leaves()).sum().backward()
 
 
+def test_a_formula_that_leaves_out_what_takes_no_gradient_is_told_how_many_it_must_return():
+    formula = kernel_of(autograd="LeavesOutConstants")
+    with offered(formula), pytest.raises(RuntimeError, match="for each of the op's 3 parameters; got 2"):
+        square(*leaves()).sum().backward()
+
+
 def test_a_formula_with_a_forward_of_its_own_runs_it_only_for_gradients():
     x, weight = leaves()
     with offered(kernel_of(autograd="OwnForward")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections import namedtuple
 
 import numpy as np
@@ -276,6 +277,88 @@ def test_placing_anew_forgets_the_old_routes(monkeypatch):
     place(model, "cpu")
     tokens = torch.arange(6)
     assert torch.equal(model(tokens), fresh(tokens))
+
+
+def offloaded(monkeypatch):
+    """Two layers, the first of them on the meta device; the second on the host."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    split_after(monkeypatch, model, 1)
+    return place(model, ["meta", "cpu"], training=False)
+
+
+def bring_back(model):
+    model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.fill_(1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_split_model_can_be_placed_anew(monkeypatch, copied):
+    """It has the hooks of the first placement, and they end with it."""
+    model = copied(offloaded(monkeypatch))
+    bring_back(model)
+    place(model, "cpu")
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert model(torch.zeros(4)).tolist() == [5.0] * 4
+
+
+def test_a_split_model_that_is_moved_by_torch_runs(monkeypatch):
+    model = offloaded(monkeypatch)
+    bring_back(model)
+    assert model(torch.zeros(4)).tolist() == [5.0] * 4
+
+
+def test_a_torn_layer_that_is_moved_by_torch_runs(monkeypatch):
+    model = nn.Sequential(Residual())
+    room = sum(t.nbytes for t in (model[0].scale, *model[0].inner.parameters()))
+    invented = [DeviceRoom(name, DeviceCaps(), room) for name in ("meta", "cpu")]
+    monkeypatch.setattr("athena_core._place.rooms", lambda chosen, present: invented)
+    place(model, ["meta", "cpu"], training=False)
+    bring_back(model)
+    assert model(torch.zeros(2, 8)).tolist() == Residual.forward(model[0], torch.zeros(2, 8)).tolist()
+
+
+def test_a_split_model_s_step_can_be_measured(monkeypatch):
+    model, step = offloaded(monkeypatch), lambda model: model(torch.ones(2, 4))
+    fresh = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    assert tensor_sizes(model, step) == tensor_sizes(fresh, step)
+
+
+def test_what_makes_a_parametrized_weight_stays_with_its_layer():
+    model = Wrapped()
+    model.model.head = nn.utils.parametrizations.weight_norm(nn.Linear(8, 11))
+    layers = {size.name: size.layer for size in tensor_sizes(model) if ".head." in size.name}
+    assert len(layers) == 3
+    assert set(layers.values()) == {"model.head"}
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.rnn = nn.Linear(2, 4), nn.RNN(4, 3)
+
+    def forward(self, packed):
+        return self.rnn(packed._replace(data=self.embedding(packed.data)))[0]
+
+
+def test_packed_sequences_keep_their_batch_sizes_on_the_host(monkeypatch, readable):
+    packed = nn.utils.rnn.pack_padded_sequence(torch.ones(3, 2, 2), [2, 3], enforce_sorted=False)
+    placed = place(packed, "meta")
+    assert [tensor.device.type for tensor in placed] == ["meta", "cpu", "meta", "meta"]
+    model = Recurrent()
+    split_after(monkeypatch, model, 1)
+    place(model, ["meta", "cpu"], training=False)
+    assert model.rnn.weight_hh_l0.device.type == "cpu"
+    assert model(packed).data.device.type == "cpu"
+
+
+def test_tied_parameters_stay_tied_where_torch_makes_new_ones():
+    """Of devices whose data cannot go into an old parameter, as meta and PrivateUse1."""
+    model = Decoder(tied=True)
+    model.embedding.weight.grad = torch.ones(11, 8)
+    place(model, "meta")
+    assert model.head.weight is model.embedding.weight
+    assert model.head.weight.grad.device.type == "meta"
 
 
 def test_optimizer_state_follows_and_step_counts_stay():

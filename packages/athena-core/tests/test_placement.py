@@ -281,11 +281,20 @@ def test_sizes_in_words(count, text):
 
 
 @pytest.mark.parametrize(
-    "call", [lambda t, r: plan([t, t], [r]), lambda t, r: plan([t], [r, r]), lambda t, r: plan([t], [])]
+    ("call", "said"),
+    [
+        (lambda t, r: plan([t, t], [r]), r"`tensors` must have distinct names; got \['w'\]"),
+        (lambda t, r: plan([t], [r, r]), r"`devices` must have distinct names; got \['gpu:0'\]"),
+        (lambda t, r: plan([t], []), "`devices` must hold at least one"),
+    ],
 )
-def test_bad_arguments(call):
-    with pytest.raises(ValueError, match="`devices`"):
+def test_bad_arguments(call, said):
+    with pytest.raises(ValueError, match=said):
         call(TensorSize("w", (1,), torch.float32), DeviceRoom("gpu:0", DeviceCaps()))
+
+
+def test_a_tensor_may_be_called_as_a_device_is():
+    assert plan([TensorSize("cpu", (1,), torch.float32)], [DeviceRoom("cpu", DeviceCaps())]).tensors
 
 
 @pytest.mark.parametrize("name", ["rows", "optimizer_bytes"])

@@ -221,6 +221,20 @@ def test_tied_pieces_are_saved_once(monkeypatch):
     assert torch.equal(split.state_dict()["embedding.weight"][:10], before[:10] + 1)
 
 
+def test_a_state_is_saved_into_the_dict_of_an_earlier_one(monkeypatch):
+    model = Model()
+    limit(monkeypatch, max_alloc=208)
+    place(model, "cpu")
+    state = model.state_dict()
+    before = state["embedding.weight"].clone()
+    with torch.no_grad():
+        for piece in model.head.pieces:
+            piece.add_(1)
+    assert model.state_dict(destination=state) is state
+    assert torch.equal(state["embedding.weight"], before + 1)
+    assert torch.equal(state["head.weight"], before + 1)
+
+
 def test_gradients_training_mode_and_frozen_weights_come_along(monkeypatch):
     model = Model(tied=False).eval()
     model.head.weight.requires_grad_(False)

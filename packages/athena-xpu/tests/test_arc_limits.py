@@ -154,6 +154,18 @@ def test_shapes_alone_are_checked_too() -> None:
     assert limits.ops
 
 
+@pytest.mark.parametrize("draw", [nn.init.trunc_normal_, nn.init.orthogonal_])
+def test_weights_are_drawn_on_the_device_as_on_the_host(draw: Callable[[Tensor], Tensor]) -> None:
+    """torch's initialisers leave tensors of the meta device as they are."""
+    torch.manual_seed(0)
+    expected = draw(torch.empty(4, 3))
+    torch.manual_seed(0)
+    with ArcLimits() as limits:
+        found = draw(torch.empty(4, 3, device=limits.device)).cpu()
+    torch.testing.assert_close(found, expected)
+    assert torch.empty(1, device="meta").is_meta
+
+
 def test_float16_is_refused_where_it_lacks() -> None:
     caps = copy.copy(ARCHITECTURES["alchemist"])
     object.__setattr__(caps, "fp16", False)

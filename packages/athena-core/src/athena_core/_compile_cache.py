@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -29,9 +30,9 @@ def _digest(function: Callable[..., Any]) -> str:
     folders, file = getattr(root, "__path__", None), getattr(root, "__file__", None)
     if folders:
         return _of_files(tuple(sorted(file for folder in folders for file in Path(folder).rglob("*.py"))))
-    if file:
+    if file and Path(file).is_file():  # what is piped into Python has "<stdin>"
         return _of_files((Path(file),))
-    return hashlib.sha256(function.__code__.co_code).hexdigest()[:16]  # of a notebook
+    return uuid4().hex[:16]  # of a notebook: constants and helpers, in other cells, may change what it does
 
 
 @cache

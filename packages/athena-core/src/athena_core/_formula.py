@@ -87,6 +87,11 @@ class _FormulaContext:
 
 def _as_tuple(name: str, found: Any, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
     found = found if isinstance(found, tuple) else (found,)
+    if len(found) != len(needed):
+        raise RuntimeError(
+            f"{name}: `backward` must return a gradient or None for each of the op's {len(needed)}"
+            f" parameters; got {len(found)}."
+        )
     if any(need and grad is None for need, grad in zip(needed, found, strict=True)):
         raise RuntimeError(f"{name}: `backward` gives no gradient for an argument that needs one.")
     return found

@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.weak import WeakIdKeyDictionary
 
 from athena_core._device import backend
 from athena_core._placement import Placed, PlacementError, describe, size_text
 from athena_core._split import split_rows
 
-ROUTES: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
 SPLIT = WeakIdKeyDictionary()  # weights that gave way to pieces: an optimizer may still hold one
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _INNERMOST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -38,10 +36,17 @@ def execute(obj: Any, planned: Sequence[tuple[Tensor, Placed]], *, channels_last
         copy = copies.get(id(tensor), tensor)
         return tensor if isinstance(copy, list) else copy
 
+    renewed: dict[int, nn.Parameter | None] = {}  # by torch, where a device's data cannot go into the old one
     for module in modules:
+        before = dict(module._parameters)
         module._apply(become, recurse=False)
-        for handle in ROUTES.pop(module, ()):
-            handle.remove()
+        for name, old in before.items():
+            same = renewed.setdefault(id(old), module._parameters[name])
+            if same is not module._parameters[name]:  # tied
+                setattr(module, name, same)
+        for hooks, key in routes(module):
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
     replaced = _replace(modules, copies)
     several = len({placed.device for _, placed in planned}) > 1
 
@@ -50,7 +55,7 @@ def execute(obj: Any, planned: Sequence[tuple[Tensor, Placed]], *, channels_last
             return leaf if isinstance(leaf, nn.Parameter) and id(leaf) in owned else become(leaf)
         whole = replaced.get(leaf, leaf)
         if several:
-            _route(whole, above=True, outer=None)
+            _route(whole, above=True, parent=None)
         return whole
 
     return rebuild(final, obj)
@@ -156,36 +161,58 @@ def out_of_memory(what: str, target: torch.device, fitted: int) -> PlacementErro
     )
 
 
-def _route(module: nn.Module, above: bool, outer: torch.device | None) -> None:
-    """Have layers take their inputs to where they are; inside a torn layer, also bring outputs back."""
-    first = next(chain(module.parameters(), module.buffers()), None)
-    home = outer if first is None else first.device
+def _route(module: nn.Module, above: bool, parent: nn.Module | None) -> None:
+    """Have layers take their inputs to where they are; inside a torn layer, also bring outputs back.
+
+    Where that is, the hooks ask when they run: a model may since have been copied, or moved by other means.
+    """
+    home, outer = _home(module), None if parent is None else _home(parent)
     if not above and home is not None and home != outer:
-        handles = [module.register_forward_pre_hook(partial(_bring_inputs, home), with_kwargs=True)]
-        if outer is not None:
-            handles.append(module.register_forward_hook(partial(_bring_output, outer)))
-        ROUTES[module] = handles
+        module.register_forward_pre_hook(_bring_inputs, with_kwargs=True)
+        if parent is not None:
+            module.register_forward_hook(partial(_bring_output, parent))
     for child in module.children():
-        _route(child, above and is_above(module, child), None if above else home)
+        _route(child, above and is_above(module, child), None if above else module)
+
+
+def _home(module: nn.Module) -> torch.device | None:
+    """Where a module's first tensor is."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return None if first is None else first.device
+
+
+def routes(module: nn.Module) -> list[tuple[dict[int, Any], int]]:
+    """The hooks of an earlier placement, which a copy of a module has too: where each is, and its key."""
+    return [
+        (hooks, key)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for key, hook in hooks.items()
+        if getattr(hook, "func", hook) in (_bring_inputs, _bring_output)
+    ]
 
 
 def is_above(parent: Any, child: Any) -> bool:
     """Whether ``child`` holds layers, rather than being one."""
     if not isinstance(parent, nn.Module) or isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         return True
-    inside = [] if isinstance(parent, nn.Sequential | nn.ModuleList) else child.children()
-    return any(isinstance(grandchild, nn.ModuleList | nn.ModuleDict) for grandchild in inside)
+    inside = [] if isinstance(parent, nn.Sequential | nn.ModuleList) else child.named_children()
+    return any(
+        isinstance(grandchild, nn.ModuleList | nn.ModuleDict)
+        for name, grandchild in inside
+        if name != "parametrizations"  # torch's own: they make the weight that stands beside the bias
+    )
 
 
-def _bring_inputs(home: torch.device, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:  # noqa: ARG001
+def _bring_inputs(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    home = _home(module)
     return _to(args, home), _to(kwargs, home)
 
 
-def _bring_output(outer: torch.device, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
-    return _to(output, outer)
+def _bring_output(parent: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
+    return _to(output, _home(parent))
 
 
-def _to(obj: Any, target: torch.device) -> Any:
+def _to(obj: Any, target: torch.device | None) -> Any:
     return rebuild(lambda leaf: leaf.to(target) if isinstance(leaf, Tensor) else leaf, obj)
 
 
@@ -195,6 +222,9 @@ def rebuild(change: Callable[[Any], Any], obj: Any) -> Any:
         return {key: rebuild(change, value) for key, value in obj.items()}
     if isinstance(obj, list):
         return [rebuild(change, value) for value in obj]
+    if isinstance(obj, PackedSequence):  # whose batch sizes stay on the host
+        parts = {key: value for key, value in obj._asdict().items() if key != "batch_sizes"}
+        return obj._replace(**rebuild(change, parts))
     if isinstance(obj, tuple):
         values = [rebuild(change, value) for value in obj]
         return type(obj)(*values) if hasattr(obj, "_fields") else tuple(values)

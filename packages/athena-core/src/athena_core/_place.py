@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from athena_core._device import backend, device
 from athena_core._errors import AthenaError
 from athena_core._kept import kept_bytes
-from athena_core._move import ROUTES, SPLIT, execute, is_above, out_of_memory, rebuild
+from athena_core._move import SPLIT, execute, is_above, out_of_memory, rebuild, routes
 from athena_core._placement import DeviceRoom, TensorSize, plan, storable
 from athena_core._split import splits
 
@@ -121,14 +121,14 @@ def _sizes(obj: Any, step: Callable[[Any], Any] | None = None) -> list[tuple[Ten
     sizes: dict[int, tuple[Tensor, TensorSize]] = {}
     for path, layer, owner in _walk(obj):
         own = {"": owner} if isinstance(owner, Tensor) else _own(owner)
-        routes = len(ROUTES.get(owner, ())) if isinstance(owner, nn.Module) else 0
+        own_hooks = len(routes(owner)) if isinstance(owner, nn.Module) else 0
         layer = next((sizes[id(t)][1].layer for t in own.values() if id(t) in sizes), layer)
         for key, tensor in own.items():
             name = ".".join(filter(None, (path, key)))
             if is_lazy(tensor):
                 raise AthenaError(f"`{name}` has no shape yet; call the module once before it is placed.")
             width = _width(owner, key)
-            splittable = key == "weight" and splits(owner, own_hooks=routes)
+            splittable = key == "weight" and splits(owner, own_hooks=own_hooks)
             kept = None if measured is None else measured.pop(path, 0)  # all of it for its first tensor
             if id(tensor) in sizes:
                 seen = sizes[id(tensor)][1]

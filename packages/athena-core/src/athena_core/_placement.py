@@ -185,9 +185,9 @@ def plan(
     ['gpu:0', 'gpu:0', 'gpu:1']
     """
     tensors = list(tensors)
-    names = Counter([*(tensor.name for tensor in tensors), *(room.device for room in devices)])
-    if repeated := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"`tensors` and `devices` must have distinct names; got {repeated} repeatedly.")
+    for what, names in (("tensors", [t.name for t in tensors]), ("devices", [d.device for d in devices])):
+        if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"`{what}` must have distinct names; got {repeated} repeatedly.")
     if not devices:
         raise ValueError("`devices` must hold at least one; got none.")
     for name, count in (("rows", rows), ("optimizer_bytes", optimizer_bytes)):

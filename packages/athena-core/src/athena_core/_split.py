@@ -57,7 +57,7 @@ class SplitRows(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         joined = _joined(self.pieces, destination)
         destination[f"{prefix}weight"] = joined if keep_vars else joined.detach()
-        _JOINED[destination[f"{prefix}weight"]] = tuple(map(id, self.pieces))
+        _JOINED[destination[f"{prefix}weight"]] = _as_they_are(self.pieces)
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self._names(prefix):
             del destination[name]
@@ -212,8 +212,13 @@ def split_rows(module: nn.Module, pieces: Sequence[nn.Parameter]) -> SplitRows:
 
 def _joined(pieces: Sequence[Tensor], saved: Mapping[str, Any]) -> Tensor:
     """All rows on the host (on the meta device, there); what a tied module has saved, if it has."""
-    same = tuple(map(id, pieces))
+    same = _as_they_are(pieces)
     for tensor in saved.values():
         if isinstance(tensor, Tensor) and _JOINED.get(tensor) == same:
             return tensor
     return torch.cat([piece if piece.is_meta else piece.cpu() for piece in pieces])
+
+
+def _as_they_are(pieces: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Which pieces, and how often each was changed: a dict that is saved into may hold an earlier state."""
+    return tuple((id(piece), 0 if piece.is_inference() else piece._version) for piece in pieces)

@@ -199,6 +199,8 @@ class _Builders(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func == Tensor.is_meta.__get__ and args[0].device == DEVICE:  # pyright: ignore[reportAttributeAccessIssue]
+            return not holds_numbers(args[0])  # torch.nn.init leaves meta tensors as they are
         device = kwargs.get("device")
         if func is Tensor.new_tensor and args[0].device == DEVICE and device is None:
             func, device = torch.tensor, DEVICE

@@ -9,12 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from athena_core import Component, DeviceBackend, DeviceCaps, hookimpl
 
 NAME = "imaginary"
 FELL_BACK: list[str] = []  # the ops that ran on the CPU since it was cleared last
@@ -190,3 +192,30 @@ def falling_back() -> Iterator[list[str]]:
     """Collect the names of the ops that fall back to the CPU."""
     FELL_BACK.clear()
     yield FELL_BACK
+
+
+class Backend(DeviceBackend):
+    """The device as Athena places models on it; ``free`` is what it has room for."""
+
+    type = NAME
+    free: ClassVar[int] = 0
+
+    def caps(self, index: int = 0) -> DeviceCaps:
+        return DeviceCaps()
+
+    def count(self) -> int:
+        return 1
+
+    def device(self, index: int | None = None) -> torch.device:
+        return torch.device(NAME, 0)
+
+    def memory(self, index: int = 0) -> tuple[int, int]:
+        return self.free, 2**30
+
+
+class Offer:
+    """A plugin that offers it."""
+
+    @hookimpl
+    def athena_components(self) -> list[Component]:
+        return [Component("device", NAME, "imaginary:Backend", "host memory behind PrivateUse1")]
