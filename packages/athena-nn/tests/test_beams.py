@@ -222,6 +222,11 @@ def test_options_of_another_type_are_refused(options):
         beam_search(make_decoder(11), tensors(PROMPTS), **({"num_beams": 2, "max_new_tokens": 3} | options))
 
 
+def test_a_length_penalty_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="`length_penalty` must be a number; got None"):
+        beam_search(make_decoder(11), tensors(PROMPTS), num_beams=2, max_new_tokens=3, length_penalty=None)
+
+
 def test_other_models_are_refused():
     model = make_translator(11)
     with pytest.raises(TypeError, match=r"`model` must be a Decoder or an EncoderDecoder; got Encoder\."):

@@ -84,6 +84,12 @@ def test_loss_counts_no_padding():
     torch.testing.assert_close(expected, both)
 
 
+def test_loss_takes_no_padding_as_forward_does():
+    model = make()
+    tokens, targets = torch.randint(50, (2, 2, 7))
+    assert torch.equal(model.loss(tokens, targets, padding=None), model.loss(tokens, targets))
+
+
 def test_weights_can_be_drawn_after_the_meta_device():
     with torch.device("meta"):
         model = make(norm="layer", bias=True, positions=LearnedPositions(12, 32), qk_norm="rms")

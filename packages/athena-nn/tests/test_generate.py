@@ -510,6 +510,10 @@ def test_bad_options_are_refused_by_the_call_itself(model, passes, options, mess
         ({"temperature": 1.0, "seed": True}, "`seed` must be an integer; got True"),
         ({"temperature": 1.0, "seed": [0.5]}, r"`seed\[0\]` must be an integer; got 0.5"),
         ({"prefill_chunk": 1.5}, "`prefill_chunk` must be an integer; got 1.5"),
+        ({"temperature": None}, "`temperature` must be a number; got None"),
+        ({"temperature": 1.0, "top_p": "0.9"}, "`top_p` must be a number; got '0.9'"),
+        ({"temperature": 1.0, "min_p": "0.1"}, "`min_p` must be a number; got '0.1'"),
+        ({"repetition_penalty": None}, "`repetition_penalty` must be a number; got None"),
         ({"stop_tokens": 3}, "`stop_tokens` must be a collection of token ids"),
     ],
 )

@@ -58,3 +58,22 @@ def test_estimate_and_measurement(options, least, most):
     assert least < activations(tensor_sizes(model), rows=BATCH * TIME) / kept < most
     # on the meta device attention is not fused: its scores are kept
     assert 0.95 < activations(tensor_sizes(model, step=step)) / kept < 1.3
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_blocks_on_another_device_than_the_tokens(padded):
+    """As `athena_core.place` leaves them; what a pass shares goes to where each block is."""
+    model = make(tie_embeddings=False).eval()
+    for module in (*model.blocks[1:], model.norm, model.head):
+        module.to("meta").register_forward_pre_hook(lambda _, given: (given[0].to("meta"), *given[1:]))
+    tokens, inputs = torch.randint(WORDS, (2, 5)), {}
+    if padded:
+        inputs = {"padding": torch.tensor([[True] * 5, [True] * 3 + [False] * 2])}
+    assert model.loss(tokens, tokens, **inputs).is_meta
+    cache = model.new_cache(2)
+    assert [layer.keys.parts[0].device.type for layer in cache.layers] == ["cpu", "meta", "meta"]
+    with torch.no_grad():
+        for _ in range(2):
+            logits = model(tokens, cache=cache, **inputs)
+            assert (logits.device.type, logits.shape) == ("meta", (2, 5, WORDS))
+    assert cache.lengths.tolist() == ([10, 6] if padded else [10, 10])

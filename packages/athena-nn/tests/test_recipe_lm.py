@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,25 @@ def test_evaluating_more_often_changes_no_training(recipe, tmp_path):
         _, rows, _ = execute(changed(recipe, options), tmp_path / f"every{every}")
         losses[every] = [row["loss"] for row in rows]
     assert losses[1] == losses[100]
+
+
+@contextmanager
+def zeroed(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """An optimizer's weights to evaluate with, all 0, by which every byte is as probable as any other."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    held = [param.detach().clone() for param in params]
+    torch._foreach_zero_([param.data for param in params])
+    yield
+    torch._foreach_copy_([param.data for param in params], held)
+
+
+def test_it_evaluates_with_the_weights_that_an_optimizer_has_for_it(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.optim.Adam, "evaluation_weights", zeroed, raising=False)
+    final, rows, _ = execute(recipe, tmp_path / "run")
+    assert final["heldout_bits_per_byte"] == pytest.approx(8.0)
+    between = [row["heldout_bits_per_byte"] for row in rows if "heldout_bits_per_byte" in row]
+    assert between == pytest.approx([8.0, 8.0])
+    assert rows[-1]["bits_per_byte"] < 7
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):

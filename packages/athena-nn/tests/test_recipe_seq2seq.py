@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_it_learns_and_shows_what_it_promises(recipe, tmp_path):
         assert words in text
     for name in ("learning_curve", "cross_attention"):
         assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_it_evaluates_with_the_weights_that_an_optimizer_has_for_it(recipe, tmp_path, monkeypatch):
+    optimizers = []
+
+    def noted(optimizer: torch.optim.Optimizer) -> nullcontext[None]:
+        optimizers.append(optimizer)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.optim.Adam, "evaluation_weights", noted, raising=False)
+    execute(recipe, tmp_path / "run")
+    assert len(optimizers) == 3  # after steps 2 and 4, and at the end
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(recipe, tmp_path):

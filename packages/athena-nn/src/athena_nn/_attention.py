@@ -163,6 +163,7 @@ class MultiHeadAttention(nn.Module):
         return (k if self.k_norm is None else self.k_norm(k)), v
 
     def _attend_to_self(self, x: Tensor, context: Context, layer: int) -> Tensor:
+        context = context.on(x.device)
         q, k, v = self._heads(x, context)
         part, extra = self._part(context), None
         if flex_helps(part, q, context, self._dropout):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from athena_nn._logits import check_finite_rows, check_integer
+from athena_nn._logits import check_finite_rows, check_integer, check_number
 from athena_nn._modes import evaluating
 from athena_nn._passes import (
     LanguageModel,
@@ -94,6 +94,7 @@ def beam_search(
     check_lengths(model, rows, max_new_tokens)
     check_chunk(prefill_chunk)
     check_stop_tokens(stop_tokens, decoder_of(model).vocabulary)
+    check_number("length_penalty", length_penalty)
     # scores are divided by lengths to this power, which must stay a number
     if not abs(length_penalty) * log(max_new_tokens + 1) < 600:
         raise ValueError(

@@ -83,7 +83,7 @@ class KVCache:
         window: of sliding-window layers; a sequence gives one for each layer; None sees everything.
         int8: whether to hold keys and values in 8 bits.
         dtype: of keys and values that are not in 8 bits.
-        device: where to hold them.
+        device: where to hold them; a list gives one for each layer, as of a model on several devices.
 
     Raises ValueError for sizes below 1, where a pass would exceed the capacity (under a compiler that is a
     RuntimeError), where a model's layers, heads or windows are others, and where gradients are wanted.
@@ -106,7 +106,7 @@ class KVCache:
         window: int | Sequence[int | None] | None = None,
         int8: bool = False,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        device: torch.device | str | list[torch.device] | None = None,
     ) -> None:
         sizes = {
             "num_layers": num_layers,
@@ -125,13 +125,14 @@ class KVCache:
             raise ValueError(f"`window` must name one for each of {num_layers} layers; got {len(windows)}.")
         for one in windows:
             check_window(one)
+        devices = device if isinstance(device, list) else [device] * num_layers
         self.capacity = capacity
-        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=devices[0])
         self.layers = [
             LayerCache(
-                (batch, num_kv_heads, head_dim), capacity, window=one, int8=int8, dtype=dtype, device=device
+                (batch, num_kv_heads, head_dim), capacity, window=one, int8=int8, dtype=dtype, device=there
             )
-            for one in windows
+            for one, there in zip(windows, devices, strict=True)
         ]
         self.memory: list[tuple[Tensor, Tensor]] = []
         self._unfinished = False
@@ -219,10 +220,13 @@ class KVCache:
         """
         for layer in self.layers:
             layer.select(rows)
-        self.lengths = self.lengths.index_select(0, rows)
-        self.memory = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.memory]
+        self.lengths = self.lengths.index_select(0, rows.to(self.lengths.device))
+        self.memory = [
+            (k.index_select(0, rows.to(k.device)), v.index_select(0, rows.to(v.device)))
+            for k, v in self.memory
+        ]
         if self.memory_mask is not None:
-            self.memory_mask = self.memory_mask.index_select(0, rows)
+            self.memory_mask = self.memory_mask.index_select(0, rows.to(self.memory_mask.device))
         self._host = None
 
     def reset(self) -> Self:

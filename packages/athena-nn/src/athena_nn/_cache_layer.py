@@ -135,7 +135,7 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> None:
         for store in (self.keys, self.values):
-            store.parts = [part.index_select(0, rows) for part in store.parts]
+            store.parts = [part.index_select(0, rows.to(part.device)) for part in store.parts]
 
     def append(self, k: Tensor, v: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Write the new tokens, and return all keys and values that this pass may attend to.

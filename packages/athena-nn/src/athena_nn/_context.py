@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Context:
         self.positions = self._own_positions(counts) if positions is None else positions
         self._phases: dict[Any, tuple[Tensor, Tensor] | None] = {}
         self._visibility: dict[Any, tuple[Tensor | None, bool]] = {}
+        self._elsewhere: dict[torch.device, Context] = {}
 
     def _own_positions(self, counts: Tensor | None) -> Tensor:
         """Places along each row; padding, which may lie beyond the last position there is, takes its last."""
@@ -77,8 +79,23 @@ class Context:
     def anew(self) -> Context:
         """The same pass with nothing computed yet: what is computed twice must compute the same twice."""
         other = copy(self)
-        other._phases, other._visibility = {}, {}
+        other._phases, other._visibility, other._elsewhere = {}, {}, {}
         return other
+
+    def on(self, device: torch.device) -> Context:
+        """The same pass where a block lies; another than the tokens' where a model is on several devices."""
+        if device == self.order.device:
+            return self
+        if device not in self._elsewhere:
+            other = self.anew()
+            other.order, other.positions = self.order.to(device), self.positions.to(device)
+            other.mask = None if self.mask is None else self.mask.to(device)
+            if self.turn is not None:
+                counts = self.turn.counts
+                counts = None if counts is None else counts.to(device)
+                other.turn = replace(self.turn, starts=self.turn.starts.to(device), counts=counts)
+            self._elsewhere[device] = other
+        return self._elsewhere[device]
 
     def phases(self, part: Positions, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """The angles of this pass's queries and keys, once for all blocks."""

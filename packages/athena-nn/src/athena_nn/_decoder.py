@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Unpack
 
 import torch
@@ -170,10 +171,12 @@ class Decoder(Stack):
             self._check_length(longest)
         x = self._run(tokens, context, seen, seen_mask)
         if first is not None:
-            x = x.gather(1, first.argsort(dim=1)[..., None].expand_as(x))
+            x = x.gather(1, first.argsort(dim=1).to(x.device)[..., None].expand_as(x))
         return x
 
-    def loss(self, tokens: Tensor, targets: Tensor, *, ignore_index: int = -100, **inputs: Tensor) -> Tensor:
+    def loss(
+        self, tokens: Tensor, targets: Tensor, *, ignore_index: int = -100, **inputs: Tensor | None
+    ) -> Tensor:
         """Mean cross-entropy of ``targets``, in nats, without ever holding all logits.
 
         Shape: ``tokens`` and ``targets`` ``(batch, time)`` -> scalar; targets of ``ignore_index``, and at
@@ -188,11 +191,14 @@ class Decoder(Stack):
                 "`loss` needs a model as it was built; one prepared for decoding has no gradients."
             )
         x = self.hidden(tokens, **inputs)  # type: ignore[arg-type]
-        if "padding" in inputs:
-            targets = targets.masked_fill(~inputs["padding"], ignore_index)
+        padding = inputs.get("padding")
+        if padding is not None:
+            targets = targets.masked_fill(~padding, ignore_index)
         if isinstance(self.head, SplitLinear):
-            return split_cross_entropy(x, self.head.pieces, targets, ignore_index=ignore_index)
-        return linear_cross_entropy(x, self.head.weight, targets, ignore_index=ignore_index)
+            return split_cross_entropy(x, self.head.pieces, targets.to(x.device), ignore_index=ignore_index)
+        weight = self.head.weight  # of a model on several devices, maybe elsewhere than the last block
+        x, targets = x.to(weight.device), targets.to(weight.device)
+        return linear_cross_entropy(x, weight, targets, ignore_index=ignore_index)
 
     def new_cache(
         self,
@@ -216,6 +222,7 @@ class Decoder(Stack):
         attentions = [block.attention for block in self.layers()]
         words = self.embedding
         weight = words.pieces[0] if isinstance(words, SplitEmbedding) else words.weight
+        devices = [next(chain(one.parameters(), one.buffers()), weight).device for one in attentions]
         cache = KVCache(
             num_layers=len(attentions),
             batch=batch,
@@ -225,13 +232,18 @@ class Decoder(Stack):
             window=[attention.window for attention in attentions],
             int8=int8,
             dtype=weight.dtype if dtype is None else dtype,
-            device=weight.device,
+            device=devices,
         )
+        cache.lengths = cache.lengths.to(weight.device)  # beside the tokens
         if memory is not None or memory_padding is not None:
             _, cache.memory_mask = self._memory(memory, memory_padding, None)
         if memory is not None:
             crosses = (block.cross_attention for block in self.layers())
-            cache.memory = [cross.memory_heads(memory) for cross in crosses if cross is not None]
+            cache.memory = [
+                cross.memory_heads(memory.to(there))
+                for cross, there in zip(crosses, devices, strict=True)
+                if cross is not None
+            ]
         return cache
 
     def _memory(

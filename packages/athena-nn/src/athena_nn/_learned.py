@@ -54,7 +54,7 @@ class LearnedPositions(Positions):
                 "Cut it, or build the positions with a larger `max_length`."
             )
         try:
-            return x + embedding(self.weight, positions)
+            return x + embedding(self.weight, positions.to(self.weight.device)).to(x.device)
         except IndexError as error:  # the CPU's kernel looks at every position anyway
             low, high = (int(bound) for bound in positions.aminmax())
             raise ValueError(

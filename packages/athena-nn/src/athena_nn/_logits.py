@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -18,8 +18,17 @@ def check_integer(name: str, value: object, least: int | None = None) -> None:
         raise ValueError(f"`{name}` must be at least {least}; got {value}.")
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless a value is a real number, or a tensor."""
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"`{name}` must be a number; got {value!r}.")
+
+
 def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
-    """Raise ValueError for an option of `filter_logits` outside its range, TypeError for no whole `top_k`."""
+    """Raise ValueError for an option of `filter_logits` outside its range, TypeError for another type."""
+    for name, value in (("temperature", temperature), ("top_p", top_p), ("min_p", min_p)):
+        if value is not None or name == "temperature":
+            check_number(name, value)
     if not 1e-6 <= temperature < float("inf"):  # below, float32 logits overflow
         raise ValueError(f"`temperature` must be finite and at least 1e-6; got {temperature}.")
     if top_k is not None:
@@ -58,7 +67,7 @@ def filter_logits(
         min_p: the least probability, as a fraction of the largest; None means any.
 
     Shape: ``(..., vocabulary) -> (..., vocabulary)``, float32, excluded tokens at minus infinity.
-    Raises ValueError for options outside their ranges, TypeError for a ``top_k`` that is no integer.
+    Raises ValueError for options outside their ranges, TypeError for options of another type.
     Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1904.09751,
     equations 2 and 3 (top-p); Nguyen et al. 2024, arXiv:2407.01082, section 3 (min-p). Departs from
     them: no.
@@ -98,7 +107,7 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
         penalty: :math:`\theta`; above 1 discourages, below 1 encourages, 1 changes nothing.
 
     Shape: ``(..., vocabulary)`` both and returned, float32.
-    Raises ValueError unless ``penalty`` is finite and above 0.
+    Raises ValueError unless ``penalty`` is finite and above 0, TypeError for another type.
     Source: Keskar et al. 2019, arXiv:1909.05858, section 4.1. Departs from it: negative logits are
     multiplied, since dividing them would make a repetition more likely.
 
@@ -111,7 +120,8 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def check_penalty(penalty: float) -> None:
-    """Raise ValueError unless the penalty of `penalize_repetition` is finite and above 0."""
+    """Raise TypeError unless the penalty of `penalize_repetition` is a number, ValueError unless above 0."""
+    check_number("repetition_penalty", penalty)
     if not 0 < penalty < float("inf"):
         raise ValueError(
             f"`repetition_penalty` must be finite and above 0 (1 changes nothing); got {penalty}."

@@ -147,12 +147,12 @@ def prefill(decoder: Decoder, rows: list[Tensor], cache: KVCache, chunk: int | N
     for part in tokens.split(tokens.shape[1] if chunk is None else int(chunk), dim=1):
         end = start + part.shape[1]
         real = None if padding is None or end <= shortest else padding[:, start:end]
-        hidden = decoder.hidden(part, padding=real, cache=cache)
+        hidden = decoder.hidden(part, padding=real, cache=cache).to(tokens.device)
         here = hidden[every, (last - start).clamp(0, part.shape[1] - 1)]
         # a row that ended in an earlier chunk keeps what it has; one that goes on is overwritten later
         found = here if found is None else torch.where((last < start)[:, None], found, here)
         start = end
-    return decoder.head(found)
+    return decoder.head(found).to(tokens.device)
 
 
 def step(decoder: Decoder, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -160,4 +160,4 @@ def step(decoder: Decoder, tokens: Tensor, cache: KVCache) -> Tensor:
 
     Shape: ``(batch,) -> (batch, vocabulary)``, logits.
     """
-    return decoder.head(decoder.hidden(tokens[:, None], cache=cache)[:, -1])
+    return decoder.head(decoder.hidden(tokens[:, None], cache=cache)[:, -1]).to(tokens.device)

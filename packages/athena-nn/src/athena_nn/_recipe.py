@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from athena_core import AthenaError, Configured, Recipe, Run, backend, component, create
 from athena_nn._positions import Positions
@@ -143,8 +145,11 @@ class TransformerRecipe(Recipe):
         unit: str,
         units_per_step: int,
         evaluate: Callable[[], Mapping[str, float]],
-    ) -> None:
-        """Train for all steps, and log each; ``evaluate`` is asked in between, not after the last."""
+    ) -> AbstractContextManager[None]:
+        """Train for all steps, and log each; ``evaluate`` is asked in between, not after the last.
+
+        Returns a context in which the model holds its `evaluation_weights`, as while ``evaluate`` is asked.
+        """
         optimizer = self.optimizer.create(create("param-groups", "decay-matrices", model))
         schedule = self.schedule.create(optimizer, total_steps=self.steps)
         steps = run.steps(
@@ -168,8 +173,15 @@ class TransformerRecipe(Recipe):
             logged = torch.stack((loss.detach(), *metrics.values())).tolist()  # one wait for the device
             values = dict(zip(("loss", *metrics), logged, strict=True))
             if step % self.eval_every == 0 and step < self.steps:
-                values |= evaluate()
+                with evaluation_weights(optimizer):
+                    values |= evaluate()
             run.log(step, **values)
+        return evaluation_weights(optimizer)
+
+
+def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager[None]:
+    """The optimizer's own context of this name, in which parameters hold what is to be evaluated, if any."""
+    return getattr(optimizer, "evaluation_weights", nullcontext)()
 
 
 def embedding_scale(positions: Positions, width: int) -> float:

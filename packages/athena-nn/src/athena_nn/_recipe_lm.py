@@ -89,9 +89,9 @@ class LM(TransformerRecipe):
 
         windows, size = self.training_data(run.seed), self.batch * self.context
         evaluate = partial(self.evaluate, model)
-        self.train(run, model, windows, unit="tokens", units_per_step=size, evaluate=evaluate)
-        final = {**evaluate(), **marks}
-        self._show_sample(run, model, held, "after training")
+        with self.train(run, model, windows, unit="tokens", units_per_step=size, evaluate=evaluate):
+            final = {**evaluate(), **marks}
+            self._show_sample(run, model, held, "after training")
         costs = "".join(f"\n  {final[name]:.3f}  {words}" for name, words in WORDS.items())
         run.print(f"bits per byte of the held-out text:{costs}")
         run.figure("learning_curve", learning_curve(run.dir / "metrics.jsonl", self.steps, final))

@@ -92,12 +92,13 @@ class Seq2Seq(TransformerRecipe):
             return shares(self.matches(model, held))
 
         pairs = DigitPairs(batch=self.batch, lengths=(self.shortest, self.longest), seed=run.seed)
-        self.train(run, model, pairs, unit="strings", units_per_step=self.batch, evaluate=held_out)
-        found = self.matches(model, held)
+        with self.train(run, model, pairs, unit="strings", units_per_step=self.batch, evaluate=held_out):
+            found = self.matches(model, held)
+            maps = attention_maps(model, held[-1])
         final = shares(found)
         run.print(f"held-out strings answered right:\n{table(found)}")
         run.figure("learning_curve", learning_curve(run.dir / "metrics.jsonl", self.steps, final))
-        run.figure("cross_attention", attention_maps(model, held[-1]))
+        run.figure("cross_attention", maps)
         return final
 
     def check(self) -> None:

@@ -110,13 +110,13 @@ class RelativeBias(Positions):
 
     def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         # heads come first in memory: a mask whose keys lie apart more than doubles the time of attention
-        by_distance = self._by_distance().unsqueeze(1)
+        by_distance = self._by_distance().to(query_positions.device).unsqueeze(1)
         rows = distance_rows(query_positions, key_positions, self.max_distance)
         shape = (*rows.shape[:-3], *by_distance.shape[:1], *rows.shape[-2:])
         return by_distance.expand(*shape[:-1], -1).gather(-1, rows.expand(shape))
 
     def score_mod(self, query_positions: Tensor, key_positions: Tensor) -> ScoreMod:
-        by_distance, furthest = self._by_distance(), self.max_distance
+        by_distance, furthest = self._by_distance().to(query_positions.device), self.max_distance
 
         def learned(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             distance = key_positions[row, key] - query_positions[row, query]

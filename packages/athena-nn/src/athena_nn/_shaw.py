@@ -56,14 +56,15 @@ class ShawPositions(Positions):
             nn.init.xavier_uniform_(table)
 
     def scores(self, q: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        by_distance = q @ self.key_table.T
+        by_distance = q @ self.key_table.T.to(q.device)
         rows = distance_rows(query_positions, key_positions, self.max_distance)
         return by_distance.gather(-1, rows.expand(*q.shape[:-1], rows.shape[-1]))
 
     def values(self, weights: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         rows = distance_rows(query_positions, key_positions, self.max_distance)
         by_distance = weights.new_zeros(*weights.shape[:-1], self.value_table.shape[0])
-        return by_distance.scatter_add(-1, rows.expand_as(weights), weights) @ self.value_table
+        by_distance = by_distance.scatter_add(-1, rows.expand_as(weights), weights)
+        return by_distance @ self.value_table.to(weights.device)
 
     def extra_repr(self) -> str:
         return f"{self.head_dim}, max_distance={self.max_distance}, act_on_values={self.weighs_values}"

@@ -130,7 +130,7 @@ class Stack(nn.Module):
         x = self._embed(tokens)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
-        x = self.dropout(self.embedding_norm(self.positions.embed(x, context.positions)))
+        x = self.dropout(self.embedding_norm(self.positions.embed(x, context.on(x.device).positions)))
         save = self.checkpoint and self.training and torch.is_grad_enabled() and context.cache is None
         for layer, block in enumerate(self.blocks):
             seen = None if memory is None else memory[layer]
