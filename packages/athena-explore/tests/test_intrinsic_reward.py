@@ -134,6 +134,42 @@ def test_evaluation_changes_nothing(name: str) -> None:
     assert torch.equal(generator, env.bonus.generator.get_state())
 
 
+@pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP])
+@pytest.mark.parametrize("resets", [True, False])
+def test_episodes_that_ended_in_evaluation_are_forgotten(mode: Any, resets: bool) -> None:
+    script = walk(40, 2, seed=1)
+    ends = torch.zeros_like(script.terminated)
+    ends[9] = True  # of both rows
+    script = Transition(script.obs, script.action, script.next_obs, ends & False, ends)
+    env = IntrinsicReward(Scripted(script, mode), Visits)
+    env.reset()
+    told = [env.step(actions_of(env))[-1]["intrinsic_reward"].tolist() for _ in range(3)]
+    assert told == [[1, 1], [2, 2], [3, 3]]
+    env.training = False
+    for _ in range(7 if resets or mode is SAME_STEP else 8):  # to the end, where it alone resets a step more
+        env.step(actions_of(env))
+    env.training = True
+    if resets:
+        env.reset()
+    assert env.step(actions_of(env))[-1]["intrinsic_reward"].tolist() == [1, 1]
+    assert env.step(actions_of(env))[-1]["intrinsic_reward"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("training_at_reset", [True, False])
+def test_a_single_episode_that_ended_in_evaluation_is_forgotten(training_at_reset: bool) -> None:
+    env = SingleIntrinsicReward(gym.make("CartPole-v1"), Visits)
+    env.reset(seed=0)
+    assert [env.step(1)[-1]["intrinsic_reward"] for _ in range(3)] == [1, 2, 3]
+    env.training, ended = False, False
+    env.reset(seed=0)
+    while not ended:
+        ended = env.step(1)[2]
+    env.training = training_at_reset
+    env.reset(seed=0)
+    env.training = True
+    assert [env.step(1)[-1]["intrinsic_reward"] for _ in range(2)] == [1, 2]
+
+
 def test_a_bonus_by_name_class_function_or_made() -> None:
     script = walk(5, 2)
     env = Scripted(script, SAME_STEP)

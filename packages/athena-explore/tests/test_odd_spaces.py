@@ -85,3 +85,12 @@ def test_an_encoder_that_is_made_already_is_refused(name: str) -> None:
 def test_layers_without_outputs_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="`width` and `hidden` must be at least 1; got"):
         RND(NUMBER, ACTIONS, **options)
+
+
+def test_images_in_double_precision(kind: type[Bonus]) -> None:
+    images = spaces.Dict({"view": spaces.Box(0, 255, (12, 12, 3), np.uint8), "key": spaces.Discrete(2)})
+    bonus = kind(images, ACTIONS).double()
+    rollout = sampled(images, ACTIONS, 5, 2)
+    for _ in range(2):
+        assert bonus.score(rollout).isfinite().all()
+        bonus.update(rollout)

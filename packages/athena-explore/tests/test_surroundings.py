@@ -89,3 +89,15 @@ def test_tensors_of_a_transition_stay_on_their_device() -> None:
     with torch.device("meta"):
         other = Transition(rollout.obs, rollout.action, rollout.next_obs, rollout.done, rollout.done)
     assert other.device.type == other.obs.device.type == other.valid.device.type == "cpu"
+
+
+def test_a_bonus_that_took_over_a_state_shares_nothing_with_the_other(kind: type[Bonus]) -> None:
+    first, other = kind(VECTOR, ACTIONS), kind(VECTOR, ACTIONS)
+    first.update(walk(20, 2, seed=1))
+    other.load_state_dict(first.state_dict())
+    copied = copy.deepcopy(first)
+    other.update(walk(20, 2, seed=2))
+    for seed in (3, 4):
+        rollout = walk(20, 2, seed=seed)
+        assert torch.equal(first.score(rollout), copied.score(rollout))
+        assert first.update(rollout) == copied.update(rollout)

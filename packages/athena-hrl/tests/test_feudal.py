@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -231,6 +232,16 @@ def test_a_resumed_learner_equals_an_uninterrupted_one():
         strict=True,
     ):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else np.array_equal(one, other)
+
+
+def test_a_learner_that_took_over_a_state_shares_nothing_with_the_other():
+    first, other = (Feudal(gym.make_vec("CartPole-v1", 2), seed=seed, **SMALL) for seed in (0, 1))
+    first.learn(12)
+    kept = copy.deepcopy(first.optimizer.state_dict()["state"])
+    other.load_state_dict(first.state_dict())
+    other.learn(12)
+    for number, averages in first.optimizer.state_dict()["state"].items():
+        assert torch.equal(averages["square_avg"], kept[number]["square_avg"])
 
 
 @pytest.mark.parametrize(("end", "counts"), [(0, False), (1, False), (2, True)])

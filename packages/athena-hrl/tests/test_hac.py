@@ -254,3 +254,8 @@ def test_goals_of_the_environment_may_have_another_radius():
     hac = HAC(Walk(), goal_radius=2.0, **SMALL)
     assert hac.arrived(np.array([1.5]), np.array([3.0]))
     assert not hac.near(np.array([1.5]), np.array([3.0]))
+
+
+def test_episodes_that_all_begin_at_their_goals_raise():
+    with pytest.raises(ValueError, match=r"`goal_radius` must leave goals to be reached; got 1,000 episodes"):
+        HAC(Walk(), goal_radius=100.0, **SMALL).learn(1)

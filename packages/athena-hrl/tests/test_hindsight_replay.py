@@ -306,6 +306,24 @@ def test_an_end_of_a_row_that_took_no_step_is_none() -> None:
     assert len(replay) == 1
 
 
+def test_the_first_step_after_a_reset_by_hand_is_kept_where_it_is_valid() -> None:
+    env = GoalVectorEnv(BitFlip(bits=3), 2, autoreset_mode=AutoresetMode.NEXT_STEP)
+    replay = HindsightReplay(env, 60)
+    steps = 0
+    for seed in range(5):
+        obs, _ = env.reset(seed=seed)
+        ended = np.zeros(2, np.bool_)
+        while not ended.all():
+            next_obs, reward, terminated, truncated, _ = env.step(np.array([0, 1]))
+            ends = {"terminated": terminated, "truncated": truncated}
+            replay.add(obs, np.array([0, 1]), reward, next_obs, **ends, valid=~ended)
+            steps += int((~ended).sum())
+            obs, ended = next_obs, ended | terminated | truncated
+    assert len(replay) == steps
+    batch = replay.sample(2000)
+    assert ((batch.obs["observation"] != batch.next_obs["observation"]).sum(axis=1) == 1).all()
+
+
 @pytest.mark.parametrize("k", [0, 0.5, 1, 4, 7])
 def test_pitfall_7_the_share_of_hindsight_is_exact_in_expectation(k: float) -> None:
     replay, _ = one_episode(6, "future", n_sampled_goal=k)

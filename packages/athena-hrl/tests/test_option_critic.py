@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -170,6 +171,8 @@ def test_encoders_and_spaces():
     numbered = OptionNetwork(spaces.Discrete(5, start=2), TWO, n_options=2, hidden=())
     assert numbered(torch.tensor([2, 6])).beta.shape == (2, 2)
     assert network(torch.zeros(0, 1, 5, 5)).policy.shape == (0, 2, 2)
+    number = OptionNetwork(spaces.Box(-1, 1, ()), TWO, n_options=2)
+    assert number(torch.zeros(4)).values.shape == (4, 2)
     for bad, name in (
         (spaces.Dict({"a": BOX}), "observation_space"),
         (spaces.MultiBinary(2), "action_space"),
@@ -491,6 +494,19 @@ def test_a_saved_agent_goes_on(kind, tmp_path):
     assert other.learn(10).steps >= agent.steps + 10
     with pytest.raises(RuntimeError, match="size mismatch"):
         kind(ScriptedVectorEnv([3, 5]), n_options=3, hidden=(8,)).load_state_dict(agent.state_dict())
+
+
+@pytest.mark.parametrize("kind", [OptionCritic, OptionCriticDQN])
+def test_an_agent_that_took_over_a_state_shares_nothing_with_the_other(kind):
+    options = {} if kind is OptionCritic else {"learning_starts": 8}
+    agent, other = (kind(ScriptedVectorEnv([3, 5]), n_options=2, hidden=(8,), **options) for _ in range(2))
+    agent.learn(64)
+    kept = copy.deepcopy(agent.state_dict()["optimizer"]["state"])
+    other.load_state_dict(agent.state_dict())
+    other.learn(64)
+    assert kept
+    for number, moments in agent.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(moment, kept[number][name]) for name, moment in moments.items())
 
 
 def test_an_episode_begins_with_the_option_that_is_best_where_it_begins():

@@ -85,6 +85,19 @@ def test_a_resumed_td3_equals_an_uninterrupted_one():
     assert whole.updates == resumed.updates
 
 
+def test_a_td3_that_took_over_a_state_shares_nothing_with_the_other():
+    first, copied, other = (TD3(3, 2, hidden=[8], seed=seed) for seed in (1, 1, 2))
+    for _ in range(2):
+        one = batch()
+        first.update(one), copied.update(one)
+    other.load_state_dict(first.state_dict())
+    other.update(batch()), other.update(batch())
+    for _ in range(2):
+        one = batch()
+        assert first.update(one) == copied.update(one)
+    assert torch.equal(first.act(torch.ones(4, 3)), copied.act(torch.ones(4, 3)))
+
+
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     td3 = TD3(3, 2, hidden=[8], seed=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -318,7 +319,7 @@ class Bonus(nn.Module, ABC):
         self.generator.set_state(state["generator"].cpu())
         self._n_envs = state["environments"]
         if self.optimizer is not None and state["optimizer"] is not None:  # None of another kind of bonus
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share its tensors
 
     def _saved_with(self) -> str:
         """What a checkpoint must agree in, where shapes do not tell."""

@@ -23,7 +23,8 @@ class EachStepBonus:
 
     ``bonus`` is the `Bonus`, which can be moved (``env.bonus.to("cuda")``) and saved; ``metrics`` what it
     reported when it learned last. With ``training`` False nothing changes: steps are scored by what the bonus
-    knows, and enter nothing. ``coefficient`` may be changed at any time.
+    knows, and enter nothing; where they ended episodes that it remembers, all under way are forgotten once
+    training goes on. ``coefficient`` may be changed at any time.
 
     Args:
         observation_space, action_space: of one environment.
@@ -64,17 +65,23 @@ class EachStepBonus:
         self.metrics: dict[str, float] = {}  # of the latest `learn`
         self._waiting: list[Transition] = []
         self._waiting_rows = 0
+        self._missed_ends = False  # of episodes that the bonus remembers, while it was not training
 
     def reward_of(self, transition: Transition) -> NDArray[np.float32]:
         """The intrinsic rewards ``(N,)`` of a step ``(1, N)``, which then enters the bonus."""
+        if self.training and self._missed_ends:
+            self.start_episodes()
         rewards = self.bonus.score(transition)[0].cpu().numpy()
         if self.training:
             self.bonus.advance(transition)
             self._wait(transition)
+        elif self.bonus.episodic and bool(transition.done.any()):
+            self._missed_ends = True
         return rewards
 
     def start_episodes(self) -> None:
         """Forget the episodes under way: all environments start again."""
+        self._missed_ends = self.bonus.episodic and not self.training
         if self.training:
             self.bonus.clear_episodes()
 

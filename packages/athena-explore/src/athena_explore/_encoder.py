@@ -91,12 +91,15 @@ class Encoder(nn.Module):
 
     def forward(self, observation: Any) -> Tensor:
         values = parts(self.space, observation)
+        dtype = self.body.get_parameter("0.weight").dtype
         rows = [
-            images(_channels_first(part, value)) if isinstance(images, ImageFeatures) else dense(part, value)
+            images(_channels_first(part, value).to(dtype))
+            if isinstance(images, ImageFeatures)
+            else dense(part, value)
             for images, part, value in zip(self.images, self.plain, values, strict=True)
         ]
         joined = torch.cat(rows, 1) if len(rows) > 1 else rows[0]
-        return self.body(joined.to(self.body.get_parameter("0.weight").dtype))
+        return self.body(joined.to(dtype))
 
 
 def encoder_factory(encoder: EncoderFactory | None, *, hidden: Sequence[int]) -> EncoderFactory:

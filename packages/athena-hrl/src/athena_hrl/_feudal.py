@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -208,7 +209,7 @@ class Feudal:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. Raises RuntimeError for networks of another shape, as torch does."""
         for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            getattr(self, name).load_state_dict(copy.deepcopy(state[name]))  # optimizers would share tensors
         *tensors, step = state["memory"]
         self.memory = FeudalMemory._make(
             [*(torch.as_tensor(one, device=self.device) for one in tensors), step]

@@ -72,7 +72,8 @@ class HAC:
         seed: of networks, noise and draws.
         device: of networks and transitions.
 
-    Raises ValueError for numbers outside their range, and for spaces of another kind.
+    Raises ValueError for numbers outside their range, for spaces of another kind, and while learning where
+    1,000 episodes in a row begin at their goals.
 
     Source: Levy et al. 2019, arXiv:1712.00948, algorithm 1. Departs from it: TD3 in place of DDPG with
     bounded outputs, its targets clipped to the same bounds; all levels draw from one generator.
@@ -139,9 +140,16 @@ class HAC:
 
     def learn(self, steps: int) -> HAC:
         """Play whole episodes until at least ``steps`` more actions were made; learn after each."""
-        until = self.steps + steps
+        until, idle = self.steps + steps, 0
         while self.steps < until:
+            before = self.steps
             self._episode()
+            idle = 0 if self.steps > before else idle + 1
+            if idle >= _IDLE:
+                raise ValueError(
+                    f"`goal_radius` must leave goals to be reached; got {_IDLE:,} episodes in a row that "
+                    "began within it. Take a smaller one."
+                )
             for _ in range(self.updates_per_episode):
                 self.update()
         return self
@@ -300,6 +308,7 @@ class HAC:
 
 
 _COUNTS = ("steps", "episodes", "successes")
+_IDLE = 1_000  # episodes without a step
 _FIELDS = ("state", "action", "reward", "next_state", "goal", "discount")
 
 

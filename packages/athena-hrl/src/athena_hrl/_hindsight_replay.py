@@ -146,12 +146,13 @@ class HindsightReplay:
                 observation, not the first of the next one.
             terminated, truncated: which episodes ended, and how.
             infos: one for each environment; needed with ``copy_info``, else not looked at.
-            valid: which environments took a step, ``(N,)``; all, but for those that only reset.
+            valid: which environments took a step, ``(N,)``; left out, all but those that only reset: under
+                NEXT_STEP rows whose episode ended before. Who then calls ``env.reset`` gives it.
         """
         end = np.asarray(terminated, np.uint8) + 2 * np.asarray(truncated, np.uint8)
         end = end.reshape(self.ring.n_envs)
         if self._skips_resets:
-            valid = ~self._ended if valid is None else valid & ~self._ended
+            valid = ~self._ended if valid is None else valid
             self._ended = (end > 0) & valid
         self.put(obs, action, reward, next_obs, end, infos=infos, valid=valid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -154,7 +155,7 @@ class OptionLearner(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, with new episodes. Raises RuntimeError for that of another network."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would share its tensors
         self.generator.set_state(state["generator"].cpu())
         self.usage.load_state_dict(state["usage"])
         self.steps = int(state["steps"])

@@ -71,7 +71,7 @@ class OptionNetwork(nn.Module):
             self.n_states, self.first_state = int(observation_space.n), int(observation_space.start)
             shape: tuple[int, ...] = (self.n_states,)
         elif isinstance(observation_space, spaces.Box):
-            shape = observation_space.shape
+            shape = observation_space.shape or (1,)  # a number without axes gets one
         else:
             raise ValueError(
                 f"`observation_space` must be Discrete or a Box; got {observation_space}. Wrap the "
@@ -95,6 +95,8 @@ class OptionNetwork(nn.Module):
     def forward(self, observation: Tensor) -> OptionOutputs:
         if self.n_states:
             observation = one_hot(observation.long() - self.first_state, self.n_states)
+        elif observation.ndim == 1:
+            observation = observation[:, None]
         features = self.encoder(observation.to(self.value_head.weight.dtype))
         policy = self.policy_head(features).unflatten(-1, (self.n_options, self.action_dim))
         return OptionOutputs(self.value_head(features), self.termination_head(features).sigmoid(), policy)

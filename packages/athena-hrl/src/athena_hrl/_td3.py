@@ -224,7 +224,7 @@ class TD3:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. Raises RuntimeError for networks of another shape, as torch does."""
         for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            getattr(self, name).load_state_dict(copy.deepcopy(state[name]))  # optimizers would share tensors
         self.generator.set_state(torch.as_tensor(state["generator"]).cpu())
         self.updates = state["updates"]
 
