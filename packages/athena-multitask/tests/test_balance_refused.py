@@ -9,7 +9,7 @@ import torch
 from shared_tasks import Losses, Summed, Tasks
 from torch import nn
 
-from athena_multitask import PCGrad, balance
+from athena_multitask import Balancer, GradVac, NashMTL, PCGrad, balance
 
 
 def model_and_losses() -> tuple[Tasks, Losses]:
@@ -173,3 +173,27 @@ def test_a_loss_that_is_nan_without_a_gradient_is_found() -> None:
     losses = {"a": weight.square().mean(), "b": (weight[:0] * 2).mean()}
     with pytest.raises(ValueError, match="got b not to be"):
         balance(losses, shared=[weight], method=Summed())
+
+
+@pytest.mark.parametrize("make", [GradVac, lambda: NashMTL(update_every=2)], ids=["gradvac", "nash-mtl"])
+def test_what_is_remembered_of_tasks_is_not_used_for_others(make: Callable[[], Balancer]) -> None:
+    weight = torch.tensor([1.0, -2.0], requires_grad=True)
+    losses = {"a": weight.square().sum(), "b": weight.prod(), "c": weight.exp().sum()}
+
+    def step(method: Balancer, *names: str) -> None:
+        chosen = {name: losses[name] for name in names}
+        balance(chosen, shared=[weight], method=method, retain_graph=True)
+
+    method, resumed = make(), make()
+    step(method, "a", "b")
+    resumed.load_state_dict(method.state_dict())
+    weight.grad = None
+    for one in (method, resumed):
+        for others in (("a", "c"), ("b", "a"), ("a", "b", "c")):
+            with pytest.raises(ValueError, match=r"must be of the tasks \['a', 'b'\] in this order, .*; got"):
+                step(one, *others)
+        assert weight.grad is None
+    step(method, "a", "b")
+    nash = NashMTL()  # keeps nothing
+    step(nash, "a", "b")
+    step(nash, "c", "a")

@@ -102,8 +102,9 @@ def balance(
     Shape: losses ``()``.
 
     Raises ValueError for losses that are not scalar, lie on different devices or depend on no shared
-    parameter, a name that ``heads`` lacks, no shared parameter or a complex one, a direction of another
-    shape, or a task that is not finite; TypeError for what is no method, no parameter or no tensor.
+    parameter, a name that ``heads`` lacks, other tasks than the method remembers, no shared parameter or a
+    complex one, a direction of another shape, or a task that is not finite; TypeError for what is no method,
+    no parameter or no tensor.
 
     Source: Yu et al. 2020, arXiv:2001.06782 (shared and task parameters). Departs from it: no.
 
@@ -122,6 +123,8 @@ def balance(
     check_losses(losses, known, device, may_be_empty=processes is not None)
     check_options(method, nonfinite)
     counts = count_tasks(losses, known, processes, device)
+    if isinstance(method, Balancer):
+        method.name_rows(tuple(counts))
     scale = None if scaler is None else scaler.scale(torch.ones((), device=device))
     with torch.autocast(device.type, enabled=False):
         found = differentiate(losses, parameters, counts, scale=scale, retain_graph=retain_graph)

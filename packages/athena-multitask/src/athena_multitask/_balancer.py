@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -42,9 +43,28 @@ class Balancer(ABC):
         """The direction, ``(parameters,)``, from the matrix ``(tasks, parameters)`` of gradients."""
         return self.weights(gramian_of(matrix)).to(matrix.dtype) @ matrix
 
+    def name_rows(self, tasks: Sequence[str]) -> None:  # noqa: B027 (methods without memory do not mind)
+        """Be told the tasks of the rows by `balance` before a step; what remembers rows refuses others."""
+
     def state_dict(self) -> dict[str, Any]:
         """What must be kept for going on as if never interrupted; empty for methods without memory."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (methods without memory keep it)
         """Take back what `state_dict` gave."""
+
+
+def same_tasks(before: tuple[str, ...], tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks of the rows, which must be those of before if there were any.
+
+    Raises ValueError for others, or another order.
+
+    >>> same_tasks((), ["a", "b"])
+    ('a', 'b')
+    """
+    if before and before != tuple(tasks):
+        raise ValueError(
+            f"`losses` must be of the tasks {list(before)} in this order, of which the method remembers "
+            f"something; got {list(tasks)}. Give all of them each time."
+        )
+    return tuple(tasks)

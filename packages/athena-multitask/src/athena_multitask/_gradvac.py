@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from athena_multitask._balancer import Balancer
+from athena_multitask._balancer import Balancer, same_tasks
 from athena_multitask._cosines import cosines_of, weights_like
 from athena_multitask._pcgrad import drawn_orders
 
@@ -27,7 +27,7 @@ class GradVac(Balancer):
 
     from :math:`g_i' = g_i`, for :math:`j \ne i` in an order drawn anew for each task, with the cosine
     :math:`\phi_{ij}` of :math:`g_i'` and :math:`g_j`. With :math:`\hat\phi = 0` kept it would be PCGrad.
-    Expected cosines belong to rows: give all tasks in each step, in one order.
+    Expected cosines belong to rows: give all tasks in each step, in one order; `balance` refuses others.
 
     Args:
         beta: how fast expected cosines follow, in (0, 1].
@@ -56,6 +56,10 @@ class GradVac(Balancer):
         self.beta = beta
         self.generator = torch.Generator().manual_seed(seed)
         self.expected = torch.zeros(0, 0, dtype=torch.float64)
+        self.tasks: tuple[str, ...] = ()  # of the rows, where they were named
+
+    def name_rows(self, tasks: Sequence[str]) -> None:
+        self.tasks = same_tasks(self.tasks, tasks)
 
     def weights(self, gramian: Tensor) -> Tensor:
         n_tasks = len(gramian)
@@ -71,11 +75,16 @@ class GradVac(Balancer):
         return weights
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "expected": self.expected.clone()}
+        return {
+            "generator": self.generator.get_state(),
+            "expected": self.expected.clone(),
+            "tasks": list(self.tasks),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         self.expected = state["expected"].to("cpu", torch.float64, copy=True)
+        self.tasks = tuple(state["tasks"])
 
 
 def gradvac_weights(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from athena_multitask._balancer import Balancer
+from athena_multitask._balancer import Balancer, same_tasks
 from athena_multitask._cosines import cosines_of, weights_like
 
 Array = NDArray[np.float64]
@@ -23,7 +24,7 @@ class NashMTL(Balancer):
         max_norm: the direction is shortened to this length, as in the authors' code; None leaves it at the
             root of the number of tasks, which the equations make it whatever the lengths of the gradients.
         update_every: steps for which weights are kept, solving being dear; the first solves. Kept weights
-            belong to rows: give all tasks in each step, in one order.
+            belong to rows: give all tasks in each step, in one order; `balance` refuses others.
 
     Raises ValueError for options out of their range, or another number of tasks while weights are kept.
 
@@ -42,6 +43,12 @@ class NashMTL(Balancer):
         self.max_norm, self.update_every = max_norm, update_every
         self.step = 0
         self.kept: Tensor | None = None
+        self.tasks: tuple[str, ...] = ()  # of the rows, where they were named and weights are kept
+
+    def name_rows(self, tasks: Sequence[str]) -> None:
+        """Remember the tasks, where weights are kept; raise ValueError for others than before."""
+        if self.update_every > 1:
+            self.tasks = same_tasks(self.tasks, tasks)
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Weights of the tasks, ``(tasks,)``, solved or kept, shortened to ``max_norm``."""
@@ -61,11 +68,11 @@ class NashMTL(Balancer):
 
     def state_dict(self) -> dict[str, Any]:
         """Steps so far, and the weights that are kept."""
-        return {"step": self.step, "kept": self.kept}
+        return {"step": self.step, "kept": self.kept, "tasks": list(self.tasks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.step, self.kept = state["step"], state["kept"]
+        self.step, self.kept, self.tasks = state["step"], state["kept"], tuple(state["tasks"])
 
 
 def nash_weights(gramian: Tensor) -> Tensor:
