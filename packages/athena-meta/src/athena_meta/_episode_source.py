@@ -58,8 +58,8 @@ class EpisodeBatches(IterableDataset[Episodes]):
 
     Args:
         tasks: episodes a batch.
-        number: of batches; None: without end, or to the end of a source that has one, whose last batch may be
-            smaller.
+        number: of batches; None: without end, or to the end of a source that has one. The last batch may then
+            be smaller, and not every rank may have one: give a number where ranks train in step.
         rank: which of the processes this is; None: what ``torch.distributed`` says when iteration starts.
         ranks: how many processes share the episodes; give both or neither.
 

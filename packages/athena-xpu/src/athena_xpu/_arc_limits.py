@@ -67,7 +67,8 @@ class ArcLimits(TorchDispatchMode):
 
     Not seen: what a kernel does inside, the choice of an attention kernel (torch has its own for each
     device type), autocast (none for ``meta``), generators (the host's stand for the device's), and other
-    threads. `torch.save` saves shapes alone: save what ``.cpu()`` returns.
+    threads. `torch.save` saves shapes alone: save what ``.cpu()`` returns. torch's optimizers refuse
+    ``fused=True`` here, which a card takes: leave it out.
 
     >>> import torch
     >>> with ArcLimits() as limits:
