@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,6 +146,47 @@ def test_a_signal_outside_the_steps_ends_the_run_at_once(tmp_path: Path) -> None
         pytest.fail("the signal did nothing")
     assert raised.value.signal == signal.SIGTERM
     assert summary(tmp_path / "run")["status"] == "interrupted"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_forked_child_ends_when_it_is_told_to(tmp_path: Path, inner: bool) -> None:
+    within = make(tmp_path / "inner") if inner else nullcontext()
+    with make(tmp_path / "run") as run:
+        for _ in run.steps(1):
+            with within:
+                child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+                child.start()
+                child.terminate()
+                child.join(10)
+                ended = child.exitcode
+                child.kill()
+    assert ended == -signal.SIGTERM
+    assert summary(tmp_path / "run")["status"] == "complete"
+
+
+class _Slow(torch.utils.data.Dataset[float]):
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> float:
+        time.sleep(0.02)
+        return float(index)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_workers_of_before_the_steps_outlive_the_ctrl_c_of_a_terminal(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(_Slow(), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(Interrupted, match="at step 12"), make(tmp_path / "run") as run:
+        batches = iter(loader)
+        for step in run.steps(20):
+            if step == 12:  # beyond what was loaded ahead
+                for process in (*multiprocessing.active_children(), None):
+                    os.kill(os.getpid() if process is None else process.pid, signal.SIGINT)
+                for _ in range(8):
+                    next(batches)
+            next(batches)
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from athena_core._device import device as find_device
 from athena_core._errors import AthenaError
 from athena_core._files import remove_half_written, write_atomically
 from athena_core._finite import check_finite, refuse_not_finite
+from athena_core._forks import handled_in_children
 from athena_core._progress import Bar
 from athena_core._registry import load
 from athena_core._rng import rng_state, seed_all, set_rng_state
@@ -227,7 +228,8 @@ class Run:
             taken.append(hangup)
         before = {number: signal.signal(number, self._on_signal) for number in taken}
         try:
-            yield
+            with handled_in_children(before):
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
