@@ -141,6 +141,24 @@ def refuses_unlisted_parameters(rank: int) -> None:
         balance(losses_of(model, x, y), shared=model.encoder.parameters(), method=PCGrad(seed=0), heads=heads)
 
 
+def refuses_other_parameters(rank: int) -> None:
+    """A layer that one process alone goes through would be summed with another's, or waited for."""
+    model, x, y = given()
+    extra = nn.Linear(3, 3).double()
+    losses = losses_of(model, x if rank else extra(x), y)
+    with pytest.raises(ValueError, match=r"the same parameters in every process; got, .* Give `heads`"):
+        balance(losses, shared=model.encoder.parameters(), method=PCGrad(seed=0))
+
+
+def refuses_parameters_that_one_process_does_not_list(rank: int) -> None:
+    model, x, y = given()
+    extra = nn.Linear(3, 3).double()
+    losses = losses_of(model, x if rank else extra(x), y)
+    says = ["`heads` must hold every parameter", "the same parameters in every process"][rank]
+    with pytest.raises(ValueError, match=says):
+        balance(losses, shared=model.encoder.parameters(), method=PCGrad(seed=0), heads=heads_of(model))
+
+
 def names_a_task_that_failed_elsewhere(rank: int, *, has_samples: bool) -> None:
     model, x, y = given()
     losses = losses_of(model, *half(rank, x, y))
@@ -173,6 +191,8 @@ CHECKS = {
     "no task": takes_a_process_without_tasks,
     "other tasks": refuses_other_tasks,
     "unlisted parameters": refuses_unlisted_parameters,
+    "other parameters": refuses_other_parameters,
+    "parameters unlisted in one": refuses_parameters_that_one_process_does_not_list,
     "not finite": lambda rank: names_a_task_that_failed_elsewhere(rank, has_samples=True),
     "not finite, without samples": lambda rank: names_a_task_that_failed_elsewhere(rank, has_samples=False),
     "scaled": scales_alike,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from athena_core.testing import run_in_two_processes, take_part
 from athena_multitask import DWA, FAMO, GradNorm
@@ -57,6 +58,27 @@ def gradnorm_keeps_weights_equal(rank: int) -> None:
     assert gradnorm.balance[0] != 1
 
 
+def gradnorm_trains_alike_in_ddp(rank: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    model, gradnorm = DistributedDataParallel(layer), GradNorm(TASKS, shared=layer.parameters())
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(step))[rank]
+        gradnorm(named(model(x).square().mean(0))).backward()
+        optimizer.step()
+    assert equal_in_both(layer.weight.detach())
+
+
+def gradnorm_refuses_a_static_graph(rank: int) -> None:
+    layer = nn.Linear(3, 2)
+    model = DistributedDataParallel(layer, static_graph=True)
+    gradnorm = GradNorm(TASKS, shared=layer.parameters())
+    with pytest.raises(ValueError, match="`static_graph=True`"):
+        gradnorm(named(model(torch.ones(4, 3)).square().mean(0)))
+
+
 def equal_in_both(values: Tensor) -> bool:
     gathered = [torch.empty_like(values) for _ in range(2)]
     torch.distributed.all_gather(gathered, values)
@@ -65,7 +87,13 @@ def equal_in_both(values: Tensor) -> bool:
 
 CHECKS = {
     check.__name__: check
-    for check in (dwa_remembers_the_mean, famo_weighs_by_the_mean, gradnorm_keeps_weights_equal)
+    for check in (
+        dwa_remembers_the_mean,
+        famo_weighs_by_the_mean,
+        gradnorm_keeps_weights_equal,
+        gradnorm_trains_alike_in_ddp,
+        gradnorm_refuses_a_static_graph,
+    )
 }
 
 

@@ -80,8 +80,8 @@ def balance(
     Several processes: each task's gradients are averaged over the processes of ``group`` that have the task,
     then balanced, in each process alike (seeds and states of the method must be equal). ``no_sync`` is not
     needed: no hook of ``DistributedDataParallel`` runs, wrapped or not. With a model that is not wrapped,
-    start from equal parameters. A task may be missing in some processes if ``heads`` are given; parameters of
-    a task that is missing in all get no gradient, thus no decay.
+    start from equal parameters. A task, or a part of the model, may be missing in some processes if ``heads``
+    are given; parameters of a task that is missing in all get no gradient, thus no decay.
 
     Activation checkpoints need ``use_reentrant=False``; an encoder that was compiled may need
     ``torch._functorch.config.donated_buffer = False``, being differentiated once a task.
@@ -90,8 +90,8 @@ def balance(
         losses: one scalar a task, by name.
         shared: the parameters to balance, each once or more; those that are frozen are left out.
         method: a `Balancer`, or any function of the matrix such as an aggregator of TorchJD.
-        heads: parameters of each task that may occur, by its name; only needed where tasks are missing in
-            some processes, and to have names checked.
+        heads: parameters of each task that may occur, by its name; only needed where tasks, or parameters
+            that are not shared, are missing in some processes, and to have names checked.
         scaler: of mixed precision.
         nonfinite: what to do if the loss of a task, or its gradient of shared parameters, is not finite:
             raise, or skip, which changes nothing.

@@ -43,11 +43,7 @@ def count_tasks(
     order = list(losses if known is None else known)
     if group is None:
         return {name: 1 for name in order if name in losses}
-    code = zlib.crc32("\0".join(order).encode())
-    told = torch.tensor([code, -code], device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX, group)
-    highest, lowest = told.tolist()
-    if highest != -lowest:
+    if not _alike("\0".join(order), group, device):
         raise ValueError(
             f"`losses` must be of the same tasks in every process; got {order} in this one. "
             "Where some are missing, give `heads`, alike in all."
@@ -65,7 +61,7 @@ def average(
 ) -> TaskGradients:
     """Rows averaged over the processes that have the task, the others' shares summed over all.
 
-    Raises ValueError for a parameter that ``known`` lacks.
+    Raises ValueError, in every process, for a parameter that ``known`` lacks, or other parameters in another.
     """
     matrix, others, failed = found
     dist.all_reduce(matrix, group=group)
@@ -75,11 +71,19 @@ def average(
     leaves = dict.fromkeys(others)
     if known is not None:
         leaves = dict.fromkeys(parameter for name in counts for parameter in known[name])
-        if unknown := [tuple(leaf.shape) for leaf in others if leaf not in leaves]:
-            raise ValueError(
-                "`heads` must hold every parameter that is not shared; got gradients of "
-                f"others, of the shapes {unknown}. Add them."
-            )
+    unknown = [tuple(leaf.shape) for leaf in others if leaf not in leaves]
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    alike = _alike(f"{shapes} {unknown}", group, matrix.device)
+    if unknown:
+        raise ValueError(
+            "`heads` must hold every parameter that is not shared; got gradients of "
+            f"others, of the shapes {unknown}. Add them."
+        )
+    if not alike:
+        raise ValueError(
+            "`losses` must depend on the same parameters in every process; got, beside the shared ones, "
+            f"those of the shapes {shapes} in this one. Give `heads`, with all of them, alike in all."
+        )
     summed = {}
     for leaf in leaves:
         given = others.get(leaf)
@@ -89,3 +93,12 @@ def average(
             summed[leaf] = given.clone() if given.is_sparse else summed[leaf].copy_(given)
         dist.all_reduce(summed[leaf], group=group)
     return TaskGradients(matrix, summed, flags > 0)
+
+
+def _alike(text: str, group: ProcessGroup, device: torch.device) -> bool:
+    """Whether all processes give the same; the answer is the same in all."""
+    code = zlib.crc32(text.encode())
+    told = torch.tensor([code, -code], device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX, group)
+    highest, lowest = told.tolist()
+    return highest == -lowest

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from athena_multitask._adam_step import adam_step
+from athena_multitask._loss_graph import nodes_of
 from athena_multitask._task_weighting import Rows, TaskWeighting
 
 _LEAST = 1e-4  # of a weight: a negative one would turn the task around, and the sign of its own gradient
@@ -29,7 +30,8 @@ class GradNorm(TaskWeighting):
 
     Take for ``shared`` the last layer that all tasks share, as the paper does: a step costs one more gradient
     of this layer, and of what lies above it, for each task. No gradient is written to ``.grad``, and no hook
-    of ``DistributedDataParallel`` runs; norms and losses are averaged over the processes.
+    of ``DistributedDataParallel`` runs; norms and losses are averaged over the processes. Leave out its
+    ``static_graph=True``: it would take this for the first backward pass, and average no gradient any more.
 
     Args:
         tasks: see `TaskWeighting`.
@@ -40,7 +42,8 @@ class GradNorm(TaskWeighting):
     Shape: losses ``()``, the result ``()``.
 
     Raises ValueError for no shared parameter, an ``alpha`` or rate outside its range, a loss that does not
-    depend on ``shared``, is negative, or is 0 at first; else see `TaskWeighting`.
+    depend on ``shared``, is negative, is 0 at first, or comes through a static graph; else see
+    `TaskWeighting`.
 
     Source: Chen et al. 2018, arXiv:1711.02257, equations 1 and 2 and algorithm 1. Departs from it: weights
     are kept above 1e-4 before they are scaled to their sum.
@@ -80,7 +83,7 @@ class GradNorm(TaskWeighting):
         ones = torch.ones(len(self.tasks))
         self.register_buffer("balance", ones)
         self.register_buffer("moments", torch.zeros(2, len(ones)))
-        self.steps = 0
+        self.steps, self._looked = 0, False
         self.register_buffer("initial", torch.zeros_like(ones))  # 0: not seen yet
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -96,6 +99,9 @@ class GradNorm(TaskWeighting):
         return (weights * losses).sum(), weights
 
     def _move(self, losses: Sequence[Tensor]) -> None:
+        if not self._looked:
+            _refuse_static_graph(losses)
+            self._looked = True
         norms = gradient_norms(dict(zip(self.tasks, losses, strict=True)), self.shared)
         values = torch.stack([loss.detach() for loss in losses])
         norms, values = self.averaged(torch.stack((norms, values.to(norms)))).to(self.balance)
@@ -147,6 +153,16 @@ def gradient_norms(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Te
             )
         norms.append(torch.nn.utils.get_total_norm(gradients))
     return torch.stack(norms)
+
+
+def _refuse_static_graph(losses: Sequence[Tensor]) -> None:
+    for node in nodes_of(losses):
+        model = getattr(node, "ddp_weakref", None)  # of what `DistributedDataParallel` puts at its outputs
+        if model is not None and model().static_graph:
+            raise ValueError(
+                "`losses` must not come through `DistributedDataParallel` with `static_graph=True`, which "
+                "would average no gradient any more; got such ones. Take `find_unused_parameters=True`."
+            )
 
 
 def gradnorm_gradient(

@@ -38,7 +38,7 @@ class LossGraph(NamedTuple):
 
 def loss_graph(losses: Sequence[Tensor]) -> LossGraph:
     """Find what all losses reach, by one walk over the common part and one over what each has of its own."""
-    roots: list[Edge] = [(loss.grad_fn, loss.output_nr) for loss in losses]
+    roots = _roots(losses)
     common, _ = _walk(roots[:1])
     frontier: set[Node] | None = None
     for root in roots[1:]:
@@ -59,6 +59,21 @@ def loss_graph(losses: Sequence[Tensor]) -> LossGraph:
     cut = len(losses) > 1 and not _nested({node for node, _ in entries})
     edges = [GradientEdge(*edge) for edge in entries] if cut else []
     return LossGraph(edges, _leaves(common), own, visited == len(outside))
+
+
+def nodes_of(losses: Sequence[Tensor]) -> Iterable[Node]:
+    """All nodes of the graph under several losses.
+
+    >>> import torch
+    >>> weight = torch.ones(2, requires_grad=True)
+    >>> [type(node).__name__ for node in nodes_of([weight.sum()])]
+    ['SumBackward0', 'AccumulateGrad']
+    """
+    return _walk(_roots(losses))[0]
+
+
+def _roots(losses: Sequence[Tensor]) -> list[Edge]:
+    return [(loss.grad_fn, loss.output_nr) for loss in losses]
 
 
 def _walk(edges: Iterable[Edge], stop: Container[Node] = ()) -> tuple[dict[Node, None], dict[Edge, None]]:
