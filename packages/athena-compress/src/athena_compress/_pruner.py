@@ -202,7 +202,8 @@ class Pruner:
         """Show the importance what each layer is given, in a pass over batches in evaluation mode.
 
         Args:
-            batches: inputs of the model: a tensor, a sequence of positional or a mapping of named ones.
+            batches: inputs of the model: a tensor, a sequence of positional or a mapping of named ones. Where
+                several processes train one model, the same in all, so that they prune alike.
 
         Raises ValueError if there is no batch.
         """

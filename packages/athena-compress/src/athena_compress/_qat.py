@@ -46,7 +46,9 @@ class QAT(nn.Module):
         weight_bits: 2 to 8, of the codes of weights; the int8 form holds them in 8.
         ranges: ``"observed"``: from the largest weights, and from an observer of the inputs;
             ``"learned"``: scales and zero points are parameters (LSQ), which begin at those of least error,
-            and what the observer saw at the first step. They are `range_parameters`.
+            and what the observer saw at the first step. They are `range_parameters`. Under
+            ``DistributedDataParallel`` run a batch in training mode before wrapping, which then gives all
+            processes the first one's: else each begins with its own, and they stay apart.
         observer: what remembers the range of inputs, a name of kind ``observer``; ``options`` are its own,
             as ``momentum=0.01``.
         freeze_ranges_after: training steps after which the ranges of inputs, and learned ranges, stay.
