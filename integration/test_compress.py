@@ -59,6 +59,23 @@ def test_a_saved_language_model_is_compressed(athena: Callable, text: Path, tmp_
     assert pruned.blocks[0].feed_forward.down.in_features < whole.blocks[0].feed_forward.down.in_features
 
 
+@pytest.mark.slow
+def test_of_a_saved_run_the_weights_that_it_evaluated_are_compressed(
+    athena: Callable, text: Path, tmp_path: Path
+) -> None:
+    options = ("--steps", 6, "--data", text, *SMALL, "--sample_length", 4, "--device", "cpu")
+    trained = athena("run", "lm", *options, "--optimizer", "schedule-free-adamw", "--optimizer.lr", 0.01)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    steps = ("--prune_steps", 0, "--distil_steps", 0)
+    done = athena("run", "compress", "--model", folder, *steps, "--scheme", "null", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("compress-*")
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    lm = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert metrics["dense_heldout_bits_per_byte"] == pytest.approx(lm["heldout_bits_per_byte"], rel=1e-6)
+
+
 def test_a_quantized_decoder_generates_with_its_cache(decoder: Decoder) -> None:
     small = quantize(decoder)
     assert isinstance(small.head, Int8Linear)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import athena_core as athena
 from athena_compress import dependencies, layer_candidates, parameter_count, remove_layers
+from athena_core import Kernel, PluginHost, _kernels, hookimpl
 from athena_nn import AlibiPositions, Decoder, RotaryPositions
 
 OPTIONS = {"num_layers": 2, "num_heads": 4, "ff_dim": 24}
 TOKENS = torch.arange(10).view(2, 5)
+NORM_KERNEL = """
+import torch
+
+
+def rms_norm(x, weight, eps):
+    return torch.rms_norm(x, weight.shape, weight, eps)
+
+
+class Formula:
+    setup_context = backward = None
+"""
 
 
 def decoder(kv_heads: int, **options: object) -> Decoder:
@@ -101,3 +115,46 @@ def test_layers_go() -> None:
     assert len(layer_candidates(model, TOKENS)) == 2
     remove_layers(model, ["blocks.0"], TOKENS)
     assert len(model.blocks) == 1
+
+
+class NormOnTheHost:
+    """A plugin with a kernel for an op that has the name of one of torch's."""
+
+    @hookimpl
+    def athena_kernels(self) -> list[Kernel]:
+        return [Kernel("athena_nn::rms_norm", "cpu", "norm_kernel:rms_norm", autograd="norm_kernel:Formula")]
+
+
+def test_a_devices_kernels_hide_no_units(
+    athena_host: PluginHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "norm_kernel.py").write_text(NORM_KERNEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = decoder(4)
+    expected = [(g.name, g.size) for g in dependencies(model, TOKENS).groups if g.removable]
+    athena_host.register(NormOnTheHost(), "norm")
+    _kernels.forget()
+    try:
+        with torch.no_grad():
+            model(TOKENS)
+        assert "cpu" in _kernels.OPS["athena_nn::rms_norm"].installed
+        assert [(g.name, g.size) for g in dependencies(model, TOKENS).groups if g.removable] == expected
+    finally:
+        _kernels.forget()
+
+
+def test_neurons_of_a_layer_in_pieces_go() -> None:
+    torch.manual_seed(0)
+    whole = nn.Linear(6, 10)
+    pieces = [nn.Parameter(rows) for rows in whole.weight.detach().split(4)]
+    last = nn.Linear(10, 4)
+    model = nn.Sequential(athena.SplitLinear(pieces, whole.bias), nn.Tanh(), last)
+    inputs = torch.randn(5, 6)
+    graph = dependencies(model, inputs)
+    gone = {"0": torch.tensor([0, 1, 2]), "0#2": torch.tensor([1]), "0#3": torch.tensor([1])}
+    last.weight.data[:, [0, 1, 2, 5, 9]] = 0
+    before = model(inputs)
+    graph.remove(gone)
+    torch.testing.assert_close(model(inputs), before)
+    assert str(model[0]) == "SplitLinear(6, 5, n_pieces=3)"
+    model.load_state_dict(model.state_dict())

@@ -23,6 +23,7 @@ from athena_compress._dependency_ops import elementwise
 from athena_compress._dependency_rules import RULES, Call, Findings
 from athena_compress._dependency_shape_ops import _view  # noqa: F401  (enters its rules)
 from athena_compress._modes import evaluating
+from athena_core import kernels_disabled
 
 _FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
@@ -185,6 +186,7 @@ def follow(model: nn.Module, example_inputs: Any, follower: Follower) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(kernels_disabled())  # of which ATen's operations would not be seen
         for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave)):
             stack.callback(handle.remove)
         follower.label_inputs(example_inputs)

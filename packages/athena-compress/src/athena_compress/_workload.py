@@ -26,7 +26,8 @@ class Workload(Protocol):
     """A recipe whose model can be compressed: it says how that is built, trained and judged.
 
     A batch is the model's input and its targets; ``loss`` is the mean over a batch, and ``evaluate`` returns
-    the score on what is held out, first.
+    the score on what is held out, first. One whose optimizers may evaluate other weights than they train has
+    ``load_trained(model, state)``, which loads what a run of it evaluated from the state of its parts.
     """
 
     def build(self) -> nn.Module: ...
@@ -66,9 +67,13 @@ def begin(task: Configured, folder: Path | None, device: torch.device) -> Start:
     if state is None:
         parts = ", ".join(sorted(saved.state))
         raise AthenaError(f"`model`: the checkpoint of {folder} must have a part `model`; it has {parts}.")
+    load_trained = getattr(workload, "load_trained", None)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        if load_trained is None:
+            model.load_state_dict(state)
+        else:
+            load_trained(model, saved.state)
+    except (RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise AthenaError(f"`model`: {folder} does not fit its recipe: {why}") from error
     return Start(workload, model.to(device), trained=True)

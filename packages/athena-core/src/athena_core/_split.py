@@ -34,7 +34,6 @@ class SplitRows(nn.Module):
         if not shapes or any(len(shape) != 2 or shape[1] != shapes[0][-1] for shape in shapes):
             raise ValueError(f"`pieces` must be matrices of one width, at least one; got {shapes}.")
         self.n_pieces = len(pieces)
-        self.starts = (0, *accumulate(shape[0] for shape in shapes))
         for name, piece in zip(self._names(), pieces, strict=True):
             self.register_parameter(name, piece)
 
@@ -42,6 +41,11 @@ class SplitRows(nn.Module):
     def pieces(self) -> tuple[Tensor, ...]:
         """The weight's rows, in order."""
         return tuple(getattr(self, name) for name in self._names())
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first row of each piece in the whole weight, and at last how many there are."""
+        return (0, *accumulate(piece.shape[0] for piece in self.pieces))  # pruning makes pieces smaller
 
     def _names(self, prefix: str = "") -> list[str]:
         return [f"{prefix}weight_{i}" for i in range(self.n_pieces)]
@@ -114,13 +118,23 @@ class SplitEmbedding(SplitRows):
 
     def __init__(self, pieces: Sequence[nn.Parameter], *, padding_idx: int | None = None) -> None:
         super().__init__(pieces)
-        self.num_embeddings, self.embedding_dim = self.starts[-1], pieces[0].shape[1]
         self.padding_idx = padding_idx
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the whole weight."""
+        return self.starts[-1]
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of each row."""
+        return self.pieces[0].shape[1]
 
     def forward(self, ids: Tensor) -> Tensor:
         output: Tensor | None = None
+        starts = self.starts
         for i, piece in enumerate(self.pieces):
-            start, end = self.starts[i : i + 2]
+            start, end = starts[i : i + 2]
             inside = torch.ones_like(ids, dtype=torch.bool) if i == 0 else ids >= start
             if i + 1 < self.n_pieces:
                 inside &= ids < end
@@ -158,8 +172,17 @@ class SplitLinear(SplitRows):
 
     def __init__(self, pieces: Sequence[nn.Parameter], bias: nn.Parameter | None = None) -> None:
         super().__init__(pieces)
-        self.in_features, self.out_features = pieces[0].shape[1], self.starts[-1]
         self.register_parameter("bias", bias)
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+        return self.pieces[0].shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the whole weight."""
+        return self.starts[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = []

@@ -29,6 +29,8 @@ class LearnedPositions(Positions):
     torch.Size([2, 3, 4])
     """
 
+    selects_rows = True
+
     def __init__(self, max_length: int, embed_dim: int) -> None:
         super().__init__()
         for name, size in (("max_length", max_length), ("embed_dim", embed_dim)):

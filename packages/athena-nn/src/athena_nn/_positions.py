@@ -24,6 +24,8 @@ class Positions(nn.Module):
         num_heads: the number of heads that its bias was made for; None if it fits any.
         max_length: positions lie in ``[0, max_length)``; None if they are unbounded.
         weighs_values: whether `values` acts, so that attention must form its weights.
+        selects_rows: whether its matrices are tables of which rows are selected, as an embedding's is:
+            optimizers such as Muon treat these apart.
 
     >>> import torch
     >>> class Slope(Positions):
@@ -39,6 +41,7 @@ class Positions(nn.Module):
     num_heads: int | None = None
     max_length: int | None = None
     weighs_values: bool = False
+    selects_rows: bool = False
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
         """Change token embeddings, before the first block. Shape: ``(batch, time, width)``, kept."""

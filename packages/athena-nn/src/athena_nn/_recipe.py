@@ -6,6 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -150,7 +151,7 @@ class TransformerRecipe(Recipe):
 
         Returns a context in which the model holds its `evaluation_weights`, as while ``evaluate`` is asked.
         """
-        optimizer = self.optimizer.create(create("param-groups", "decay-matrices", model))
+        optimizer = self._make_optimizer(model)
         schedule = self.schedule.create(optimizer, total_steps=self.steps)
         steps = run.steps(
             self.steps,
@@ -177,6 +178,20 @@ class TransformerRecipe(Recipe):
                     values |= evaluate()
             run.log(step, **values)
         return evaluation_weights(optimizer)
+
+    def load_trained(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Give a built model the weights that its run evaluated last; ``state`` is that of `saved_run`."""
+        model.load_state_dict(state["model"])
+        optimizer = self._make_optimizer(model)
+        if not hasattr(optimizer, "evaluation_weights"):
+            return
+        optimizer.load_state_dict(state["optimizer"])
+        with evaluation_weights(optimizer):
+            evaluated = deepcopy(model.state_dict())
+        model.load_state_dict(evaluated)
+
+    def _make_optimizer(self, model: nn.Module) -> Optimizer:
+        return self.optimizer.create(create("param-groups", "decay-matrices", model))
 
 
 def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager[None]:

@@ -66,6 +66,8 @@ class RelativeBias(Positions):
     torch.Size([2, 1, 5])
     """
 
+    selects_rows = True
+
     def __init__(
         self,
         num_heads: int,

@@ -36,6 +36,8 @@ class ShawPositions(Positions):
     torch.Size([1, 2, 1, 7])
     """
 
+    selects_rows = True
+
     def __init__(self, head_dim: int, *, max_distance: int = 16, act_on_values: bool = True) -> None:
         super().__init__()
         for name, size in (("head_dim", head_dim), ("max_distance", max_distance)):
