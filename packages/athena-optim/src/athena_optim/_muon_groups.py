@@ -13,8 +13,9 @@ def muon_groups(model: nn.Module, *, head: nn.Module | None = None) -> list[dict
     """Split a model's parameters into hidden matrices, other matrices, and those with fewer than two axes.
 
     Muon is for hidden layers: weights that take vectors to vectors. Embeddings have two axes too, but a
-    row of them is a vector that one word selects, and the output layer is commonly left to AdamW as
-    well; so are kernels of convolutions, which have more than two axes. Vectors and scalars do not decay.
+    row of them is a vector that one word selects, as in tables of positions, whose modules say so by an
+    attribute ``selects_rows``. The output layer is commonly left to AdamW as well; so are kernels of
+    convolutions, which have more than two axes. Vectors and scalars do not decay.
 
     Args:
         head: the output layer, such as ``model.lm_head``; None if all linear layers are hidden ones. A
@@ -36,7 +37,8 @@ def muon_groups(model: nn.Module, *, head: nn.Module | None = None) -> list[dict
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"`model` must have a trainable parameter; {type(model).__name__} has none.")
-    outer = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | SplitEmbedding)]
+    tables = (nn.Embedding, nn.EmbeddingBag, SplitEmbedding)
+    outer = [m for m in model.modules() if isinstance(m, tables) or getattr(m, "selects_rows", False)]
     outer += [] if head is None else [head]
     left_out = {id(p) for module in outer for p in module.parameters()}
     hidden = [p for p in trainable if p.ndim == 2 and id(p) not in left_out]
