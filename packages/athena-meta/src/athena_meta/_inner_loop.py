@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -76,10 +77,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, again: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
-        kind = inputs[0].device.type
         ctx.again, ctx.random_state = again, random_state(inputs[0].device)
-        # The backward pass may be outside of the autocast, or in a thread that knows none.
-        ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        ctx.autocast = _autocast_now(inputs[0].device.type)
         ctx.save_for_backward(*inputs)
         return tuple(output.detach() for output in again(inputs, 0))
 
@@ -91,8 +90,7 @@ class _Step(torch.autograd.Function):
             tensor.detach().requires_grad_(want)
             for tensor, want in zip(ctx.saved_tensors, wanted, strict=True)
         ]
-        cast, random = torch.autocast(*ctx.autocast), repeated(ctx.random_state, inputs[0].device)
-        with torch.enable_grad(), cast, random:
+        with torch.enable_grad(), ctx.autocast, repeated(ctx.random_state, inputs[0].device):
             outputs = ctx.again(inputs, 2)
         pairs = [pair for pair in zip(outputs, grads, strict=True) if pair[0].requires_grad]
         found = iter(
@@ -129,3 +127,10 @@ def _checkpointed(
     assert outputs is not None
     moved = dict(zip(parameters, outputs, strict=False))
     return moved, dict(zip(names, outputs[len(parameters) :], strict=True))
+
+
+def _autocast_now(kind: str) -> AbstractContextManager[Any]:
+    """The autocast as it is here: a backward pass may be outside of it, or in a thread that knows none."""
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
