@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from athena_compress._feature_loss import FeatureLoss, as_vectors, full_precision
+from athena_compress._feature_loss import FeatureLoss, as_vectors
+from athena_core import without_autocast
 
 
 def cka_loss(student_feature: Tensor, teacher_feature: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,7 +35,7 @@ def cka_loss(student_feature: Tensor, teacher_feature: Tensor, mask: Tensor | No
     """
     student, teacher, kept = as_vectors(student_feature, teacher_feature, mask)
     rows = [_centred(feature.flatten(0, 1), kept.flatten()[:, None]) for feature in (student, teacher)]
-    with full_precision(student):
+    with without_autocast(student.device.type):
         # The smaller of the two forms: products of rows, or of columns. They are equal.
         if len(rows[0]) <= min(feature.shape[1] for feature in rows):
             kernels = [feature @ feature.T for feature in rows]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -133,9 +132,3 @@ def safe_normalize(vectors: Tensor) -> Tensor:
     """Vectors of length 1 along the last axis; those of zeros stay zeros, with gradient 0."""
     norm = safe_norm(vectors)
     return (vectors / norm.masked_fill(norm == 0, 1)).masked_fill(norm == 0, 0)
-
-
-def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """A context in which matrix products are not rounded to 16 bits by an autocast around it."""
-    kind = tensor.device.type  # torch has no autocast for meta
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from athena_compress._feature_loss import FeatureLoss, as_vectors, full_precision, safe_norm, vectors
+from athena_compress._feature_loss import FeatureLoss, as_vectors, safe_norm, vectors
+from athena_core import without_autocast
 
 
 def relational_loss(
@@ -50,7 +51,7 @@ def relational_loss(
     apart = ~torch.eye(len(kept), dtype=torch.bool, device=kept.device)
     pairs = kept[:, None] & kept & apart
     triples = pairs[:, :, None] & pairs & apart[:, None]  # i and k differ from j, and from one another
-    with full_precision(student):
+    with without_autocast(student.device.type):
         student_distance, student_cosine = _relations(student, pairs)
         teacher_distance, teacher_cosine = _relations(teacher, pairs)
     distance = _mean_huber(student_distance, teacher_distance, pairs)

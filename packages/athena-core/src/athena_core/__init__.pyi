@@ -4,6 +4,7 @@ from . import stats as stats
 from . import testing as testing
 from ._checkpoint import load_checkpoint as load_checkpoint
 from ._checkpoint import save_checkpoint as save_checkpoint
+from ._autocast import without_autocast as without_autocast
 from ._component import Component as Component
 from ._component import Kernel as Kernel
 from ._component import Kind as Kind

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from athena_core import without_autocast
 from athena_multitask._balance_checks import Method, check_losses, check_options, checked_shared
 from athena_multitask._balance_group import Group, average, count_tasks, resolve_group
 from athena_multitask._balancer import Balancer
@@ -127,7 +127,7 @@ def balance(
     if isinstance(method, Balancer):
         method.name_rows(tuple(counts))
     scale = None if scaler is None else scaler.scale(torch.ones((), device=device))
-    with _in_full_precision(device.type):
+    with without_autocast(device.type):
         found = differentiate(losses, parameters, counts, scale=scale, retain_graph=retain_graph)
         if processes is not None:
             found = average(found, counts, known, processes)
@@ -145,10 +145,6 @@ def balance(
         weights, direction = (None, matrix.sum(0)) if overflowed else _apply(method, matrix, gramian)
         _write(parameters, direction if scale is None else direction * scale, found.others)
     return Balanced(tuple(counts), gramian, weights, lost)
-
-
-def _in_full_precision(kind: str) -> AbstractContextManager[Any]:
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _lost(failed: Tensor, gramian: Tensor) -> list[bool]:

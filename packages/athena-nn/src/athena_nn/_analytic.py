@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -77,11 +76,6 @@ def analytic(
 def autocasting(device_type: str) -> bool:
     """Whether autocast is on; torch has none for ``meta``, and raises if asked."""
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
-
-
-def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Autocast switched off, where torch has it."""
-    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def transformed() -> bool:

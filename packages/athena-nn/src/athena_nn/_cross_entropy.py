@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from athena_core import op
-from athena_nn._analytic import analytic, autocasting, plain, transformed, without_autocast
+from athena_core import op, without_autocast
+from athena_nn._analytic import analytic, autocasting, plain, transformed
 
 # Logits held at once: 32 MiB in float32, or those of 512 rows. With fewer rows, reading the weight and
 # adding to its gradient for each chunk would weigh against the products.

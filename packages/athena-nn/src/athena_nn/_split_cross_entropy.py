@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from athena_nn._analytic import analytic, autocasting, without_autocast
+from athena_core import without_autocast
+from athena_nn._analytic import analytic, autocasting
 from athena_nn._cross_entropy import _check, _check_targets, _chunks, _losses
 
 

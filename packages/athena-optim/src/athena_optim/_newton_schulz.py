@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
+
+from athena_core import without_autocast
 
 #: Coefficients with a steep slope at 0: five steps take singular values of 0.01 to 1 near 1, not to it.
 JORDAN = (3.4445, -4.7750, 2.0315)
@@ -43,10 +43,7 @@ def newton_schulz(
     norms = torch.stack([torch.linalg.vector_norm(matrix) for matrix in alone]).clamp(min=eps)
     x = matrices / (norms[:, None, None] if matrices.ndim == 3 else norms)
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
-    kind = x.device.type  # torch has no autocast for meta
-    with (
-        nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
-    ):  # the dtype is the caller's
+    with without_autocast(x.device.type):
         for _ in range(n_steps):
             factor = multiply(x, x.mT)
             factor = multiply_add(factor, factor, factor, beta=b, alpha=c)  # the name again: memory is freed
