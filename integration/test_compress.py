@@ -37,22 +37,28 @@ def decoder() -> Decoder:
     ).eval()
 
 
+def compressed(athena: Callable, tmp_path: Path, *options: object) -> tuple[Path, dict[str, float]]:
+    """Compress the one run that there is; its dense model is what that evaluated. The folder, and metrics."""
+    (folder,) = (tmp_path / "runs").iterdir()
+    done = athena("run", "compress", "--model", folder, *options, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").glob("compress-*")
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    lm = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert metrics["dense_heldout_bits_per_byte"] == pytest.approx(lm["heldout_bits_per_byte"], rel=1e-6)
+    return run, metrics
+
+
 @pytest.mark.slow
 def test_a_saved_language_model_is_compressed(athena: Callable, text: Path, tmp_path: Path) -> None:
     trained = athena(
         "run", "lm", "--steps", 6, "--data", text, *SMALL, "--sample_length", 4, "--device", "cpu"
     )
     assert trained.returncode == 0, trained.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
     steps = ("--prune_steps", 4, "--distil_steps", 3)
-    done = athena("run", "compress", "--model", folder, *steps, "--scheme", "int8-dynamic", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "runs").glob("compress-*")
+    run, metrics = compressed(athena, tmp_path, *steps, "--scheme", "int8-dynamic")
     names = [one["stage"] for one in json.loads((run / "stages.json").read_text())]
     assert names == ["dense", "pruned", "distilled", "int8-dynamic"]
-    metrics = json.loads((run / "summary.json").read_text())["metrics"]
-    lm = json.loads((folder / "summary.json").read_text())["metrics"]
-    assert metrics["dense_heldout_bits_per_byte"] == pytest.approx(lm["heldout_bits_per_byte"], rel=1e-6)
     assert metrics["pruned_bytes"] < 0.75 * metrics["dense_bytes"]
     whole, pruned = (load(run / "stages" / name) for name in ("dense", "pruned"))
     assert pruned.blocks[0].attention.num_heads == whole.blocks[0].attention.num_heads // 2
@@ -66,14 +72,7 @@ def test_of_a_saved_run_the_weights_that_it_evaluated_are_compressed(
     options = ("--steps", 6, "--data", text, *SMALL, "--sample_length", 4, "--device", "cpu")
     trained = athena("run", "lm", *options, "--optimizer", "schedule-free-adamw", "--optimizer.lr", 0.01)
     assert trained.returncode == 0, trained.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
-    steps = ("--prune_steps", 0, "--distil_steps", 0)
-    done = athena("run", "compress", "--model", folder, *steps, "--scheme", "null", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "runs").glob("compress-*")
-    metrics = json.loads((run / "summary.json").read_text())["metrics"]
-    lm = json.loads((folder / "summary.json").read_text())["metrics"]
-    assert metrics["dense_heldout_bits_per_byte"] == pytest.approx(lm["heldout_bits_per_byte"], rel=1e-6)
+    compressed(athena, tmp_path, "--prune_steps", 0, "--distil_steps", 0, "--scheme", "null")
 
 
 def test_a_quantized_decoder_generates_with_its_cache(decoder: Decoder) -> None:
