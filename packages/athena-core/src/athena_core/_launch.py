@@ -20,6 +20,7 @@ from athena_core._device import device as find_device
 from athena_core._errors import AthenaError
 from athena_core._recipe import Recipe
 from athena_core._registry import load
+from athena_core._resume_command import resume_command
 from athena_core._run import Interrupted, Run
 from athena_core._run_folder import checkpoints
 from athena_core._saved_run import read_recipe, recipe_class, recipe_fields
@@ -121,8 +122,7 @@ def _execute(pairs: Sequence[tuple[Recipe, Run]], folder: Path, console: Console
         raise
     except KeyboardInterrupt as error:  # between two runs
         number = error.args[0] if error.args else signal.SIGINT
-        command = f"athena run --resume {shlex.quote(str(folder))}"
-        raise Interrupted(number, f"interrupted; go on with: {command}") from error
+        raise Interrupted(number, f"interrupted; go on with: {resume_command(folder)}") from error
 
 
 def _execute_one(recipe: Recipe, run: Run, console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from athena_core import _toml, figures, stats
 from athena_core._errors import AthenaError
+from athena_core._resume_command import resume_command
 
 _RNG = 0  # of the bootstrap: the same runs always give the same report
 _POINTS = 500  # of a curve with a band, spread evenly: a picture shows no more, and each is resampled
@@ -97,11 +97,7 @@ def _read(folder: Path) -> _Finished:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AthenaError(f"{folder}: summary.json or metrics.jsonl is damaged: {error!r}.") from error
     if status != "complete":
-        remedy = (
-            f"Go on with: athena run --resume {shlex.quote(str(folder))}"
-            if status != "failed"
-            else "Start a new run."
-        )
+        remedy = "Start a new run." if status == "failed" else f"Go on with: {resume_command(folder)}"
         raise AthenaError(f"{folder}: not complete but {status}. {remedy}")
     if not isinstance(final, dict) or not final or not all(map(_is_finite, final.values())):
         raise AthenaError(f"{folder}: the final metrics must be finite numbers, at least one; got {final!r}.")

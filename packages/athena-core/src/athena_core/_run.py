@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import threading
@@ -26,6 +25,7 @@ from athena_core._finite import check_finite, refuse_not_finite
 from athena_core._forks import handled_in_children
 from athena_core._progress import Bar
 from athena_core._registry import load
+from athena_core._resume_command import resume_command
 from athena_core._rng import rng_state, seed_all, set_rng_state
 from athena_core._run_folder import check_configuration, checkpoints, locked, make_folder, newest_checkpoint
 from athena_core._tracker import JsonLines, Tracker, finite_or_none
@@ -209,7 +209,7 @@ class Run:
         except OSError as error:
             raise AthenaError(
                 f"cannot write {path}: {error.strerror}. Earlier checkpoints are whole: make room, then "
-                f"{self._resume_command()}"
+                f"{resume_command(self._resume_with)}"
             ) from error
 
     def _seconds(self) -> float:
@@ -241,10 +241,9 @@ class Run:
             raise self._interrupted(number)
 
     def _interrupted(self, number: int) -> Interrupted:
-        return Interrupted(number, f"interrupted at step {self._step}; go on with: {self._resume_command()}")
-
-    def _resume_command(self) -> str:
-        return f"athena run --resume {shlex.quote(str(self._resume_with))}"
+        return Interrupted(
+            number, f"interrupted at step {self._step}; go on with: {resume_command(self._resume_with)}"
+        )
 
     # Metrics, text and pictures.
 

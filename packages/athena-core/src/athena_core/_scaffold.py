@@ -25,6 +25,8 @@ PLACES = {  # a template's place in the new package
     "tests/test_recipe.py.in": "tests/test_recipe.py",
 }
 
+TAKEN = ("F", "Run")  # names that the templates' code imports
+
 
 def make(folder: Path) -> str:
     """Write a package into ``folder``, named as the folder is; return how to go on.
@@ -37,9 +39,7 @@ def make(folder: Path) -> str:
         raise AthenaError(f"a package's name is lower case, words joined by `-`; got `{name}`.")
     module = name.replace("-", "_")
     recipe = "".join(word.capitalize() for word in name.split("-"))
-    taken = recipe in ("F", "Run") or any(
-        map(keyword.iskeyword, (module, recipe))
-    )  # F, Run: by the templates
+    taken = any(keyword.iskeyword(word) or word in TAKEN for word in (module, recipe))
     if taken or importlib.util.find_spec(module) is not None:
         raise AthenaError(
             f"`{name}` is a word of Python or an installed package, or the new one's code has it; choose "
